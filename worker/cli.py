@@ -1,0 +1,125 @@
+"""The command `mail-worker`. Exit codes: 0 well, 1 not well, 2 wrong settings or arguments."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+
+from worker import __version__
+from worker.errors import MailWorkerError, SettingsError
+from worker.redis_client import connect, explain
+from worker.settings import Settings, load_settings
+
+# Each command imports what it needs: a worker must stay small, and `supabase` alone is 40 MB.
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        for mistake in error.mistakes:
+            print(f"FAIL settings  {mistake}", flush=True)
+        return 2
+    try:
+        command: Callable[[Settings, argparse.Namespace], int] = options.command
+        return command(settings, options)
+    except MailWorkerError as error:
+        print(error, file=sys.stderr)
+    except redis.RedisError as error:
+        print(explain(error), file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mail-worker", description="Sends a web app's campaign mails.")
+    parser.add_argument("--version", action="version", version=f"mail-worker {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[Settings, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=text, description=text)
+        subparser.set_defaults(command=command)
+        return subparser
+
+    add("run", _run, "Send mails from the queue until stopped (supervisord runs this).")
+    add("record", _record, "Write results to Supabase until stopped (supervisord runs this).")
+    check = add("check", _check, "Check settings, Redis, Supabase and the SMTP server, each with the fix.")
+    check.add_argument("--settings", action="store_true", help="check the settings only, without any connection")
+    add("status", _status, "Show the queue, the processes and the open campaigns.")
+    send_test = add("send-test", _send_test, "Send one test mail past the queue.")
+    send_test.add_argument("address", metavar="ADDRESS")
+    enqueue = add("enqueue", _enqueue, "Queue the jobs of a file; nothing is queued if one of them is wrong.")
+    enqueue.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or CSV with a header line (.csv)")
+    return parser
+
+
+def _run(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.logs import set_up_logging
+    from worker.process import run_worker
+    from worker.stopping import Stop
+
+    set_up_logging(settings.log_level)
+    run_worker(settings, Stop())
+    return 0
+
+
+def _record(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.logs import set_up_logging
+    from worker.recorder import run_recorder
+    from worker.stopping import Stop
+
+    set_up_logging(settings.log_level)
+    run_recorder(settings, Stop())
+    return 0
+
+
+def _check(settings: Settings, options: argparse.Namespace) -> int:
+    print("ok   settings  complete", flush=True)
+    if options.settings:
+        return 0
+    from worker.checks import run_checks
+
+    well = True
+    for finding in run_checks(settings):
+        print(finding, flush=True)
+        well = well and finding.ok
+    return 0 if well else 1
+
+
+def _status(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.status import read_status, show
+
+    for line in show(read_status(connect(settings.redis_url))):
+        print(line)
+    return 0
+
+
+def _send_test(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.testmail import send_test
+
+    print(send_test(settings, options.address))
+    return 0
+
+
+def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.producer import check_file, enqueue, read_jobs
+
+    total = check_file(options.file, settings.mail_from)
+    queued = 0
+    try:
+        for so_far in enqueue(connect(settings.redis_url), (job for _, job in read_jobs(options.file))):
+            queued = so_far
+    except redis.RedisError as error:
+        print(
+            f"{explain(error)} {queued} of {total} jobs are queued; queue the file again once it's solved:"
+            " a recipient of a campaign gets its mail once all the same.",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"queued {queued} jobs")
+    return 0

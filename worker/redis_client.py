@@ -1,0 +1,63 @@
+"""How this package connects to Redis: one place for time-outs, retries, scripts and sentences about what is wrong."""
+
+from importlib.resources import files
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from worker.settings import Secret
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+#: A socket that stalls this long counts as cut. Blocking commands ask for less.
+SOCKET_TIMEOUT_SECONDS = 15.0
+
+
+def connect(url: Secret, *, socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> "redis.Redis":
+    """A blocking client. It never repeats a command by itself: a repeated fetch would strand messages."""
+    return redis.Redis.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=socket_timeout_seconds,
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def connect_async(url: Secret, max_connections: int) -> "redis.asyncio.Redis":
+    """A client for the ledger, whose scripts may be repeated. Waits for a free connection rather than failing: a
+    result that can't be recorded is a mail sent twice."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=None,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=SOCKET_TIMEOUT_SECONDS,
+        socket_keepalive=True,
+        health_check_interval=30,
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def explain(error: redis.RedisError) -> str:
+    """A sentence with the way out; redis-py's own messages name host and port, never the password."""
+    text = " ".join(str(error).split())
+    if isinstance(error, redis.AuthenticationError) or "WRONGPASS" in text or "NOAUTH" in text:
+        return "Redis refuses the user or password that are in REDIS_URL (or UPSTASH_REDIS_URL)."
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"Redis's certificate isn't trusted ({text}): add its CA to base_ca_certificates."
+    if isinstance(error, redis.TimeoutError):
+        return (
+            f"Redis doesn't answer ({text}): check REDIS_URL's host, port and scheme (rediss:// is TLS),"
+            " and that a firewall lets this host in."
+        )
+    if isinstance(error, redis.ConnectionError):
+        return f"Redis can't be reached ({text}): check REDIS_URL's host, port and scheme (rediss:// is TLS)."
+    return f"Redis refuses a command ({text})."
+
+
+def script(name: str) -> str:
+    """The text of lua/`name`.lua."""
+    return files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The ways a mail can leave."""
