@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parseaddr
+from email.utils import getaddresses
 
 from worker.errors import InvalidJob
 
@@ -113,7 +113,8 @@ def parse_address(value: object, field: str) -> Address:
     if isinstance(value, dict):
         name, email = _line(value.get("name") or "", f"{field}.name"), _line(value.get("address"), f"{field}.address")
     else:
-        name, email = parseaddr(_line(value, field))
+        found = getaddresses([_line(value, field)])
+        name, email = found[0] if len(found) == 1 else ("", "")
     local, _, domain = email.rpartition("@")
     if not local or not domain or _CONTROL.search(email) or re.search(r"[\s<>,;\"]", email) or "@" in local:
         raise InvalidJob(f"{field} isn't one mail address: {_shorten(value)}")

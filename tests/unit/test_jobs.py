@@ -1,0 +1,119 @@
+"""Jobs: what the web app sends, in either spelling, and everything that it must never send."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import InvalidJob
+from worker.jobs import Address, parse_address, parse_job, recipient_key
+
+CAMEL: dict[str, Any] = {
+    "to": "zoe@example.com",
+    "from": "News <news@example.com>",
+    "replyTo": "team@example.com",
+    "subject": "Grüße",
+    "html": "<p>Hallo</p>",
+    "headers": {"X-Campaign": "spring"},
+    "campaignId": "c1",
+    "subscriberId": 7,
+    "unsubscribeUrl": "https://example.com/u?x=1",
+}
+SNAKE = {
+    "reply_to": "team@example.com",
+    "campaign_id": "c1",
+    "subscriber_id": 7,
+    "unsubscribe_url": "https://example.com/u?x=1",
+}
+
+
+def test_both_spellings_are_the_same_job() -> None:
+    snake = {name: value for name, value in CAMEL.items() if name.islower()} | SNAKE
+    assert parse_job(snake) == parse_job(CAMEL)
+    assert parse_job(CAMEL).subscriber_id == "7"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Zoë Ångström <zoe@example.com>",
+        {"name": "Zoë Ångström", "address": "zoe@example.com"},
+        ["Zoë Ångström <zoe@example.com>"],
+    ],
+)
+def test_a_recipient_in_each_of_its_forms(value: object) -> None:
+    assert parse_job({**CAMEL, "to": value}).to == Address("Zoë Ångström", "zoe@example.com")
+
+
+def test_the_domain_becomes_ascii() -> None:
+    assert parse_address("a@Bücher.example", "to").email == "a@xn--bcher-kva.example"
+
+
+def test_the_default_sender_stands_in() -> None:
+    sender = Address("", "default@example.com")
+    job = {name: value for name, value in CAMEL.items() if name != "from"}
+    assert parse_job(job, sender).sender == sender
+    with pytest.raises(InvalidJob, match="no MAIL_FROM"):
+        parse_job(job)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"to": None}, "to is missing"),
+        ({"to": "nobody"}, "to isn't one mail address"),
+        ({"to": "a@example.com, b@example.com"}, "to isn't one mail address"),
+        ({"to": ["a@example.com", "b@example.com"]}, "holds 2 addresses"),
+        ({"to": "a@example.com\r\nBcc: b@example.com"}, "to holds a line break"),
+        ({"to": "a" * 65 + "@example.com"}, "too long"),
+        ({"to": 5}, "to is a int"),
+        ({"subject": "Hi\nBcc: b@example.com"}, "subject holds a line break"),
+        ({"subject": ["Hi"]}, "subject is a list"),
+        ({"html": None, "text": ""}, "both missing"),
+        ({"html": 1}, "html is a int"),
+        ({"headers": {"X-A": "b\r\nBcc: b@example.com"}}, "headers.X-A holds a line break"),
+        ({"headers": {"Bcc": "b@example.com"}}, "headers can't set Bcc"),
+        ({"headers": {"X A": "b"}}, "isn't a mail header"),
+        ({"headers": ["X-A"]}, "headers is a list"),
+        ({"unsubscribeUrl": "http://example.com"}, "must be an https:// address"),
+        ({"unsubscribeUrl": "https://example.com/>\u00fc"}, "must be an https:// address"),
+        ({"subscriberId": None}, "go together"),
+        ({"campaignId": {"a": 1}}, "campaignId is a dict"),
+        ({"campaignId": True}, "campaignId is a bool"),
+    ],
+)
+def test_a_broken_job_names_its_field(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidJob, match=words):
+        parse_job({**CAMEL, **change})
+
+
+def test_a_broken_job_still_tells_its_recipient() -> None:
+    assert recipient_key({**CAMEL, "to": 5}) == ("c1", "7")
+    assert recipient_key({"to": "a@example.com"}) is None
+    assert recipient_key("rubbish") is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*CAMEL, *SNAKE]), JSON) | JSON)
+def test_no_json_ends_in_a_traceback(raw: object) -> None:
+    recipient_key(raw)
+    with pytest.raises(InvalidJob):
+        parse_job({**raw, "to": None} if isinstance(raw, dict) else raw)
+
+
+@given(st.text())
+def test_an_address_never_carries_a_second_one(value: str) -> None:
+    try:
+        address = parse_address(value, "to")
+    except InvalidJob:
+        return
+    assert address.email.count("@") == 1
+    assert address.domain.isascii()
+    assert not any(character.isspace() or character in '<>,;"' for character in address.email)

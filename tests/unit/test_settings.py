@@ -1,0 +1,137 @@
+"""Settings: every mistake at once, secrets never shown, and no input that ends in a traceback."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import SettingsError
+from worker.redis_client import connect
+from worker.settings import ENV_FILE_VARIABLE, Secret, load_settings
+
+GOOD = {
+    "REDIS_URL": "rediss://default:hunter2@redis.example:6379/0",
+    "SUPABASE_URL": "https://project.supabase.co",
+    "SUPABASE_SECRET_KEY": "sb_secret_hunter2",
+    "SMTP_HOST": "smtp.example",
+    "SMTP_PORT": "587",
+    "SMTP_USER": "user@example.com",
+    "SMTP_PASS": "hunter2 ${HOME} #'\"",
+}
+
+
+def mistakes_of(**changes: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({**GOOD, **changes})
+    return caught.value.mistakes
+
+
+def test_plain_names() -> None:
+    settings = load_settings(GOOD)
+    assert settings.smtp_password == "hunter2 ${HOME} #'\""
+    assert (settings.smtp_port, settings.smtp_implicit_tls) == (587, False)
+    assert settings.concurrency == 5
+
+
+def test_names_of_todays_users() -> None:
+    settings = load_settings(
+        {
+            "UPSTASH_REDIS_URL": GOOD["REDIS_URL"],
+            "NEXT_PUBLIC_SUPABASE_URL": "https://project.supabase.co/",
+            "SUPABASE_SERVICE_ROLE_KEY": "eyJhbGciOi",
+            "SMTP_HOST": "smtp.zoho.com",
+            "SMTP_USER": "user@example.com",
+            "SMTP_PASS": "x",
+            "WORKER_CONCURRENCY": "10",
+        }
+    )
+    assert settings.redis_url == GOOD["REDIS_URL"]
+    assert settings.supabase_url == "https://project.supabase.co"
+    assert settings.supabase_key == "eyJhbGciOi"
+    assert (settings.smtp_port, settings.smtp_implicit_tls) == (465, True)
+    assert settings.concurrency == 10
+
+
+def test_all_mistakes_come_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"SMTP_PORT": "eighty", "WORKER_CONCURRENCY": "0"})
+    text = "\n".join(caught.value.mistakes)
+    for name in ("REDIS_URL", "SUPABASE_URL", "SUPABASE_SECRET_KEY", "SMTP_HOST", "SMTP_USER", "SMTP_PASS"):
+        assert f"set {name} in" in text
+    assert "SMTP_PORT is 'eighty', but must be a whole number from 1 to 65535" in text
+    assert "WORKER_CONCURRENCY is '0'" in text
+    assert len(caught.value.mistakes) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("REDIS_URL", "https://eu1-redis.upstash.io", "REST address"),
+        ("REDIS_URL", "localhost:6379", "must look like rediss://"),
+        ("REDIS_URL", "redis://default:hun/ter2@redis.example:6379", "%2F for /"),
+        ("REDIS_URL", "redis://default:hunter2@redis.example:6379/zero", "a database's number"),
+        ("REDIS_URL", "redis://default:hunter2@redis.example:6379?hunter2=1", "a database's number"),
+        ("SUPABASE_URL", "project.supabase.co", "https://PROJECT.supabase.co"),
+        ("SUPABASE_URL", "https://project.supabase.co/rest/v1", "address alone"),
+        ("SUPABASE_SECRET_KEY", "sb_publishable_hunter2", "publishable key"),
+        ("SMTP_HOST", "smtp.example:587", "host name alone"),
+        ("SMTP_PASS", "hunter2\nhunter2", "line break"),
+        ("MAIL_FROM", "nobody", "MAIL_FROM isn't one mail address"),
+        ("LOG_LEVEL", "loud", "must be one of"),
+        ("SUPABASE_RECIPIENTS_TABLE", "a b", "plain name"),
+    ],
+)
+def test_a_wrong_value_is_named_and_no_secret_shown(name: str, value: str, words: str) -> None:
+    (mistake,) = mistakes_of(**{name: value})
+    assert words in mistake
+    assert f"set {name} in /etc/mail-worker/worker.env or the environment" in mistake
+    assert "hunter2" not in mistake
+    assert "ter2" not in mistake
+
+
+def test_secrets_hide_in_reprs() -> None:
+    settings = load_settings(GOOD)
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in f"{[settings.redis_url, settings.supabase_key, settings.smtp_password]}"
+
+
+@given(st.text())
+def test_any_redis_url_is_refused_or_can_be_used(value: str) -> None:
+    try:
+        settings = load_settings({**GOOD, "REDIS_URL": value})
+    except SettingsError:
+        return
+    connect(settings.redis_url).close()
+
+
+@given(st.dictionaries(st.sampled_from([*GOOD, "MAIL_FROM", "MAIL_MAX_ATTEMPTS", "LOG_LEVEL"]), st.text()))
+def test_no_environment_ends_in_a_traceback(values: dict[str, str]) -> None:
+    with contextlib.suppress(SettingsError):
+        load_settings({**GOOD, **values})
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "worker.env"
+    path.write_text("SMTP_HOST='file.example'\nSMTP_USER='it\\'s #1 \\\\ ${HOME}'\n", encoding="utf-8")
+    environ = {name: value for name, value in GOOD.items() if name != "SMTP_USER"}
+    settings = load_settings({**environ, ENV_FILE_VARIABLE: str(path)})
+    assert settings.smtp_host == "smtp.example"
+    assert settings.smtp_user == "it's #1 \\ ${HOME}"
+
+
+def test_a_file_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    (mistake,) = mistakes_of(**{ENV_FILE_VARIABLE: str(tmp_path / "missing.env")})
+    assert "missing.env doesn't exist" in mistake
+
+
+def test_a_file_of_rubbish_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "worker.env"
+    path.write_bytes(b"\xff\xfe\x00SMTP_HOST")
+    (mistake,) = mistakes_of(**{ENV_FILE_VARIABLE: str(path)})
+    assert "isn't UTF-8 text" in mistake
+
+
+def test_a_secret_is_an_ordinary_string_otherwise() -> None:
+    assert f"{Secret('a')}b" == "ab"
