@@ -18,6 +18,7 @@ from testbed.podman import command, environment, leave_nothing, podman
 from testbed.services import Services
 
 BOOT_SECONDS = 90
+VPS_RAM_MB = 1024
 _SERVICES_HOST_NUMBER = 10
 _FIRST_VPS_HOST_NUMBER = 11
 #: What a VPS may do that a container usually may not: network filters, mounts, namespaces.
@@ -92,6 +93,10 @@ class Instance:
             check=False,
         )
         return done.returncode
+
+    def copy_in(self, host: str, source: Path, target: str) -> None:
+        """Copies a file to a host."""
+        podman("cp", str(source), f"{self.container(host)}:{target}")
 
     def restart(self, host: str) -> None:
         """Restarts a host and waits for it: a container's reboot."""
@@ -197,6 +202,8 @@ class Instance:
             "worker_smtp_user": found.smtp_user,
             "worker_smtp_password": found.smtp_password,
             "worker_mail_from": "The test bed <news@testbed.example>",
+            # A container shows its host's RAM; size it as the VPS that it stands for.
+            "worker_ram_mb": VPS_RAM_MB,
         }
 
 

@@ -1,0 +1,57 @@
+# `make` alone lists the verbs.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-shell demo-inbox demo-down test lint unit integration molecule test-down lock
+
+PYTHON := .venv/bin/python
+# The test bed's containers need root; the other verbs don't.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=HOME,CI,DEMO_HOST,DEMO_KILL)
+DEMO_HOST ?= debian13
+
+help: ## List the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: ## Install what ansible-playbook needs into .venv
+	@testbed/bootstrap.sh
+
+demo: ## Provision a bare VPS in a container and send a campaign of 1,000 through it
+	@testbed/bootstrap.sh containers
+	@$(SUDO) $(PYTHON) -m demo run --system $(DEMO_HOST) $(if $(DEMO_KILL),--kill)
+
+demo-shell: ## Open a shell on the demo's VPS
+	@$(SUDO) $(PYTHON) -m demo shell
+
+demo-inbox: ## Show the mails that the demo's SMTP server accepted last
+	@$(SUDO) $(PYTHON) -m demo inbox
+
+demo-down: ## Remove everything that the demo started
+	@$(SUDO) $(PYTHON) -m demo down
+
+test: ## Run all tests: lint, unit, integration on real services, Molecule
+	@testbed/bootstrap.sh lint containers
+	@$(MAKE) --no-print-directory lint unit integration molecule
+	@echo "test: all passed"
+
+lint:
+	$(PYTHON) -m ruff format --check --quiet .
+	$(PYTHON) -m ruff check --quiet .
+	$(PYTHON) -m mypy
+	.venv/bin/yamllint --strict .
+	.venv/bin/ansible-lint --quiet
+	shellcheck testbed/bootstrap.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
+
+unit:
+	$(PYTHON) -m pytest tests/unit tests/templates
+
+integration:
+	$(SUDO) $(PYTHON) -m testbed up test --services --vps 0
+	$(SUDO) $(PYTHON) -m pytest tests/integration
+
+molecule:
+	$(SUDO) .venv/bin/molecule test
+
+test-down: ## Remove everything that the tests started
+	@$(SUDO) $(PYTHON) -m testbed down test
+	@$(SUDO) $(PYTHON) -m testbed down molecule
+
+lock: ## Write uv.lock and the hosts' hash-locked lists anew after a change in pyproject.toml
+	@testbed/lock.sh

@@ -1,0 +1,75 @@
+"""A campaign as a web app would make it: rows in its database, and one job for each recipient."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+
+RECIPIENTS = 1000
+HTML_BYTES = 10_000
+REFUSED_EVERY = 100
+BUSY_EVERY = 125
+
+_NAMES = (
+    "Zoë Ångström",
+    "José Núñez",
+    "Łukasz Żak",
+    "Θάλεια Παππά",
+    "Дмитрий Ким",
+    "明日香 高橋",
+    "Ann O'Neil",
+    'Bob "B" Ray',
+)
+_SUBJECTS = (
+    "Frühling bei uns 🌷",
+    "Ваш билет",
+    "新しいお知らせ",
+    "Plain and simple",
+    "Señales de otoño, y un título muy largo " * 3,
+)
+_PARAGRAPH = "<p>Grüße aus der Demo: this paragraph, like the next ones, is only here for its weight.</p>\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """One campaign. `tag` is in each recipient's address, and tells it from earlier ones."""
+
+    id: str
+    tag: str
+    subscriber_ids: tuple[str, ...]
+
+    @classmethod
+    def invent(cls, recipients: int) -> "Campaign":
+        campaign_id = str(uuid4())
+        return cls(campaign_id, campaign_id[:8], tuple(str(uuid4()) for _ in range(recipients)))
+
+    def insert(self, database_url: str) -> None:
+        """Writes the campaign and its recipients, unsent."""
+        with psycopg.connect(database_url) as connection, connection.cursor() as cursor:
+            cursor.execute("INSERT INTO campaigns (id, name) VALUES (%s, %s)", (self.id, f"Demo {self.tag}"))
+            with cursor.copy("COPY campaign_subscribers (campaign_id, subscriber_id) FROM STDIN") as copy:
+                for subscriber_id in self.subscriber_ids:
+                    copy.write_row((self.id, subscriber_id))
+
+    def write_jobs(self, path: Path) -> None:
+        """Writes one job a line, as the web app would queue them."""
+        with path.open("w", encoding="utf-8") as stream:
+            for number, subscriber_id in enumerate(self.subscriber_ids):
+                stream.write(json.dumps(self._job(number, subscriber_id), ensure_ascii=False) + "\n")
+
+    def _job(self, number: int, subscriber_id: str) -> dict[str, object]:
+        kind = "refused" if number % REFUSED_EVERY == 50 else "busy" if number % BUSY_EVERY == 60 else "reader"
+        name = _NAMES[number % len(_NAMES)]
+        unsubscribe_url = f"https://app.example/unsubscribe?s={subscriber_id}"
+        html = f"<h1>Hello {name}</h1>\n<p><a href='{unsubscribe_url}'>Unsubscribe</a></p>\n"
+        return {
+            "to": {"name": name, "address": f"{kind}-{number}.{self.tag}@bücher.example"},
+            "from": "The demo <news@testbed.example>",
+            "subject": f"{_SUBJECTS[number % len(_SUBJECTS)].strip()} ({number})",
+            "html": html + _PARAGRAPH * (HTML_BYTES // len(_PARAGRAPH)),
+            "campaignId": self.id,
+            "subscriberId": subscriber_id,
+            "unsubscribeUrl": unsubscribe_url,
+        }

@@ -1,0 +1,137 @@
+"""The demo's steps, one after the other."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from demo.campaign import RECIPIENTS, Campaign
+from demo.tally import Tally, tally
+from testbed.errors import TestbedError
+from testbed.instance import Instance
+from testbed.paths import CHECKOUT
+from testbed.services import Services
+
+NAME = "demo"
+HOST = "mail1"
+SUITES = {"debian13": "trixie", "debian12": "bookworm"}
+#: A server far away takes its time for each mail.
+MAIL_DELAY_MS = 50
+DEADLINE_SECONDS = 300.0
+LOOK_EVERY_SECONDS = 0.3
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run_demo(system: str, *, kill: bool) -> int:
+    """Provisions, sends, counts; returns 0 when every recipient is accounted for.
+
+    Args:
+        kill: end one worker with SIGKILL when a third of the mails are out.
+    """
+    started = time.monotonic()
+    _step("Starting a bare VPS, and the services that the worker needs")
+    instance = Instance(NAME)
+    _same_system(instance, system)
+    instance.up(
+        vps=1, suite=SUITES[system], services=True, mail_delay_ms=MAIL_DELAY_MS, say=lambda text: console.print(text)
+    )
+    services = Services.load(NAME)
+    _step("Turning the VPS into a mail worker: ansible-playbook playbooks/site.yml")
+    _provision(instance)
+    campaign = Campaign.invent(RECIPIENTS)
+    _step(f"Queueing a campaign of {RECIPIENTS:,} recipients, 10 kB each, on the VPS: mail-worker enqueue")
+    _enqueue(instance, services, campaign)
+    _step("Sending")
+    result = _watch(instance, services, campaign, kill=kill)
+    _explain(result, time.monotonic() - started)
+    print(f"demo: {result}", flush=True)
+    return 0 if result.accounted_for else 1
+
+
+def _step(text: str) -> None:
+    console.print(f"\n[bold]── {text}[/bold]")
+
+
+def _same_system(instance: Instance, system: str) -> None:
+    path = instance.directory / "system"
+    if path.exists() and path.read_text(encoding="ascii") != system:
+        console.print("The VPS of the last demo has another system: starting over.")
+        instance.down()
+    instance.directory.mkdir(parents=True, mode=0o700, exist_ok=True)
+    path.write_text(system, encoding="ascii")
+
+
+def _provision(instance: Instance) -> None:
+    playbook = [
+        str(Path(sys.executable).parent / "ansible-playbook"),
+        "-i",
+        "inventory/example",
+        "-i",
+        str(instance.directory / "hosts.yml"),
+        "playbooks/site.yml",
+    ]
+    if subprocess.run(playbook, cwd=CHECKOUT, check=False).returncode:
+        raise TestbedError("ansible-playbook failed: the reason stands above.")
+
+
+def _enqueue(instance: Instance, services: Services, campaign: Campaign) -> None:
+    campaign.insert(services.database_url)
+    jobs = instance.directory / "jobs.jsonl"
+    campaign.write_jobs(jobs)
+    instance.copy_in(HOST, jobs, "/root/jobs.jsonl")
+    if instance.shell(HOST, ["mail-worker", "enqueue", "/root/jobs.jsonl"]):
+        raise TestbedError("The campaign can't be queued: the reason stands above.")
+
+
+def _watch(instance: Instance, services: Services, campaign: Campaign, *, kill: bool) -> Tally:
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("sent {task.fields[sent]}  failed {task.fields[failed]}  {task.fields[rate]:.0f} mails/s  left"),
+        TimeRemainingColumn(),
+    )
+    begin = time.monotonic()
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        task = progress.add_task("", total=RECIPIENTS, sent=0, failed=0, rate=0.0)
+        while True:
+            now = tally(services, campaign)
+            elapsed = time.monotonic() - begin
+            done = now.unique + now.failed
+            progress.update(
+                task, completed=done, sent=now.unique, failed=now.failed, rate=now.unique / max(elapsed, 0.1)
+            )
+            if kill and done > RECIPIENTS / 3:
+                kill = False
+                progress.console.print("kill -9 to one of the workers; what it held comes back within two minutes")
+                instance.shell(HOST, ["sh", "-c", "kill -9 $(supervisorctl pid mail-worker:mail-worker_00)"])
+            if now.accounted_for or elapsed > DEADLINE_SECONDS:
+                return now
+            time.sleep(LOOK_EVERY_SECONDS)
+
+
+def _explain(result: Tally, seconds: float) -> None:
+    table = Table(title="The campaign, as the SMTP server and the database tell it")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for words, number in (
+        ("recipients queued", result.queued),
+        ("mails that the SMTP server accepted", result.accepted),
+        ("different recipients among them", result.unique),
+        ("recipients that it refused for good", result.failed),
+        ("rows with sent = true in Supabase", result.rows_sent),
+    ):
+        table.add_row(words, f"{number:,}")
+    table.add_row("the campaign's status in Supabase", result.status)
+    table.add_row("the whole demo took", f"{seconds:.0f} s")
+    console.print()
+    console.print(table)
+    console.print(
+        "Look around:  make demo-shell   then supervisorctl status, mail-worker status\n"
+        "              make demo-inbox   the mails that were accepted last\n"
+        "Clean up:     make demo-down"
+    )
