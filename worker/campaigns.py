@@ -50,6 +50,8 @@ class Campaigns:
             now = time.monotonic()
             if look and sent + failed < look.complete_from and now - look.at < LOOK_AGAIN_SECONDS:
                 continue
+            # Read between the counts and the database: it holds all results that are in the one and not in the other.
+            waiting: Any = self._client.xlen(keys.OUTBOX)
             try:
                 unsent = self._database.count_unsent(campaign_id)
                 if unsent <= failed and self._all_failed(campaign_id):
@@ -59,8 +61,8 @@ class Campaigns:
                 logger.error("campaign %s can't be closed: %s", campaign_id, error)
                 self._client.srem(keys.OPEN_CAMPAIGNS, campaign_id)
                 continue
-            # Each result takes at most one recipient off the unsent ones that haven't failed.
-            self._looks[campaign_id] = _Look(now, sent + failed + max(unsent - failed, 0))
+            # Each further result takes at most one recipient off the unsent ones that haven't failed.
+            self._looks[campaign_id] = _Look(now, sent + failed + max(unsent - failed - waiting, 0))
 
     def _counts(self, campaign_id: str) -> tuple[int, int]:
         sent, failed = self._client.hmget(keys.counts(campaign_id), ["sent", "failed"])

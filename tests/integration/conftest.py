@@ -1,0 +1,74 @@
+"""The real services, and the worker's programs as processes of their own. `make integration` starts the services."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from testbed.services import Services
+from tests.integration.programs import Programs
+
+INSTANCE = "test"
+
+
+@pytest.fixture(scope="session")
+def services() -> Services:
+    return Services.load(INSTANCE)
+
+
+@pytest.fixture
+def queue(services: Services) -> Iterator[redis.Redis]:
+    """Redis, empty."""
+    with redis.Redis.from_url(services.redis_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def database(services: Services) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+    with psycopg.connect(services.database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def environment(services: Services) -> dict[str, str]:
+    """A right environment for the worker, by the names that users of the old worker have."""
+    return {
+        "UPSTASH_REDIS_URL": services.redis_url,
+        "NEXT_PUBLIC_SUPABASE_URL": services.supabase_url,
+        "SUPABASE_SERVICE_ROLE_KEY": services.supabase_secret_key,
+        "SMTP_HOST": services.smtp_host,
+        "SMTP_PORT": str(services.smtp_port),
+        "SMTP_USER": services.smtp_user,
+        "SMTP_PASS": services.smtp_password,
+        "MAIL_FROM": "The tests <news@testbed.example>",
+        "SSL_CERT_FILE": str(services.ca_file),
+        "PATH": "/usr/bin:/bin",
+    }
+
+
+@pytest.fixture
+def programs(
+    tmp_path: Path, environment: dict[str, str], queue: redis.Redis, services: Services
+) -> Iterator[Programs]:
+    """Starts programs; ends them after the test, and reads what they printed for what must never be there."""
+    programs = Programs(tmp_path, environment)
+    try:
+        yield programs
+    finally:
+        programs.end()
+    printed = programs.printed()
+    for secret in (services.redis_password, services.supabase_secret_key, services.smtp_password):
+        assert secret not in printed
+    assert "Traceback" not in printed
+
+
+@pytest.fixture
+def processes_list() -> Iterator[None]:
+    """Checks what every user of the host can read."""
+    yield
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert Services.load(INSTANCE).smtp_password not in shown

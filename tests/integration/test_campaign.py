@@ -1,0 +1,123 @@
+"""A campaign's whole path: file, queue, SMTP server, database."""
+
+from email import message_from_bytes, policy
+from pathlib import Path
+
+import psycopg
+import redis
+
+from demo.campaign import Campaign
+from demo.tally import tally
+from testbed.services import Services
+from tests.integration.programs import Programs, wait_until
+from worker import keys
+
+
+def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
+    programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
+) -> None:
+    campaign = Campaign.invent(160)
+    campaign.insert(services.database_url)
+    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    recorders = [programs.start("record", SUPERVISOR_PROCESS_NAME=f"recorder-{number}") for number in range(2)]
+    workers = [programs.start("run", SUPERVISOR_PROCESS_NAME=f"worker-{number}") for number in range(2)]
+    assert programs.run("enqueue", str(tmp_path / "jobs.jsonl")) == (0, "queued 160 jobs\n")
+
+    wait_until(lambda: tally(services, campaign).accounted_for)
+
+    assert str(tally(services, campaign)) == (
+        "queued 160, accepted 158, unique 158, rows sent 158, failed 2, campaign sent"
+    )
+    closed = sum(program.text().count(f"campaign {campaign.id} is complete: 158 sent, 2 failed.") for program in recorders)
+    assert closed == 1
+    assert [program.stop() for program in (*workers, *recorders)] == [0, 0, 0, 0]
+    left = {key.decode() for key in queue.keys()}
+    assert left <= {
+        keys.OUTBOX,
+        keys.ledger(campaign.id),
+        keys.counts(campaign.id),
+        *(key for key in left if key.startswith("dramatiq:__")),
+    }
+    assert queue.xlen(keys.OUTBOX) == 0
+    assert queue.ttl(keys.ledger(campaign.id)) > 0
+
+
+def test_a_mail_looks_as_it_should(programs: Programs, services: Services, tmp_path: Path) -> None:
+    campaign = Campaign.invent(1)
+    campaign.insert(services.database_url)
+    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    programs.start("run")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    wait_until(lambda: tally(services, campaign).accepted == 1)
+
+    [entry] = [line for line in services.accepted() if campaign.tag in line["rcpt"]]
+    mail = message_from_bytes((services.mail_directory / entry["file"]).read_bytes(), policy=policy.default)
+    assert entry["rcpt"].endswith("@xn--bcher-kva.example")
+    assert mail["To"].addresses[0].display_name == "Zoë Ångström"
+    assert mail["From"] == "The demo <news@testbed.example>"
+    assert mail["Subject"] == "Frühling bei uns 🌷 (0)"
+    assert mail["List-Unsubscribe"].startswith("<https://app.example/unsubscribe?s=")
+    assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    text, html = (part.get_content() for part in mail.iter_parts())
+    assert "Unsubscribe (https://app.example/unsubscribe" in text
+    assert "<h1>Hello Zoë Ångström</h1>" in html
+
+
+def test_a_campaign_that_is_queued_twice_goes_out_once(
+    programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
+) -> None:
+    campaign = Campaign.invent(40)
+    campaign.insert(services.database_url)
+    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    for _ in range(2):
+        programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    programs.start("record")
+    for number in range(2):
+        programs.start("run", SUPERVISOR_PROCESS_NAME=f"worker-{number}")
+    wait_until(lambda: queue.hlen(keys.WAITING_MESSAGES) == 0 and tally(services, campaign).accounted_for)
+    result = tally(services, campaign)
+    assert (result.accepted, result.unique, result.rows_sent) == (40, 40, 40)
+
+
+def test_jobs_from_csv_without_a_campaign(programs: Programs, services: Services, tmp_path: Path) -> None:
+    path = tmp_path / "jobs.csv"
+    path.write_text(
+        f'to,subject,text\nann.{tmp_path.name}@example.org,"Hello, Ann",hi\nbo.{tmp_path.name}@example.org,Hello,hi\n',
+        encoding="utf-8",
+    )
+    programs.start("run")
+    assert programs.run("enqueue", str(path)) == (0, "queued 2 jobs\n")
+
+    def subjects() -> list[str]:
+        return sorted(line["subject"] for line in services.accepted() if tmp_path.name in line["rcpt"])
+
+    wait_until(lambda: len(subjects()) == 2)
+    assert subjects() == ["Hello", "Hello, Ann"]
+
+
+def test_a_row_that_the_database_refuses_is_put_aside_and_the_others_are_recorded(
+    programs: Programs, services: Services, queue: redis.Redis, database: "psycopg.Connection[tuple[object, ...]]",
+    tmp_path: Path,
+) -> None:
+    campaign = Campaign.invent(30)
+    campaign.insert(services.database_url)
+    jobs = tmp_path / "jobs.jsonl"
+    campaign.write_jobs(jobs)
+    lines = jobs.read_text(encoding="utf-8").splitlines()
+    lines[7] = lines[7].replace(campaign.subscriber_ids[7], "not-a-uuid")
+    jobs.write_text("\n".join(lines), encoding="utf-8")
+    programs.run("enqueue", str(jobs))
+    worker = programs.start("run")
+    wait_until(lambda: tally(services, campaign).accepted == 30)
+    worker.stop()
+
+    recorder = programs.start("record")
+    recorder.wait_for("was put aside")
+    wait_until(lambda: queue.xlen(keys.OUTBOX) == 0)
+
+    assert tally(services, campaign).rows_sent == 29
+    [(_, parked)] = queue.xrange(keys.PARKED_RESULTS)
+    assert parked[b"subscriber"] == b"not-a-uuid"
+    assert b"invalid input syntax for type uuid" in parked[b"reason"]
+    # Its recipient's own row is unsent, so the campaign isn't complete.
+    assert database.execute("SELECT status FROM campaigns WHERE id = %s", (campaign.id,)).fetchone() == ("sending",)
