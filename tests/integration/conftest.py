@@ -1,6 +1,5 @@
 """The real services, and the worker's programs as processes of their own. `make integration` starts the services."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,9 +50,7 @@ def environment(services: Services) -> dict[str, str]:
 
 
 @pytest.fixture
-def programs(
-    tmp_path: Path, environment: dict[str, str], queue: redis.Redis, services: Services
-) -> Iterator[Programs]:
+def programs(tmp_path: Path, environment: dict[str, str], queue: redis.Redis, services: Services) -> Iterator[Programs]:
     """Starts programs; ends them after the test, and reads what they printed for what must never be there."""
     programs = Programs(tmp_path, environment)
     try:
@@ -64,11 +61,3 @@ def programs(
     for secret in (services.redis_password, services.supabase_secret_key, services.smtp_password):
         assert secret not in printed
     assert "Traceback" not in printed
-
-
-@pytest.fixture
-def processes_list() -> Iterator[None]:
-    """Checks what every user of the host can read."""
-    yield
-    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert Services.load(INSTANCE).smtp_password not in shown

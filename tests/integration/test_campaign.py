@@ -2,6 +2,7 @@
 
 from email import message_from_bytes, policy
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import redis
@@ -28,10 +29,12 @@ def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
     assert str(tally(services, campaign)) == (
         "queued 160, accepted 158, unique 158, rows sent 158, failed 2, campaign sent"
     )
-    closed = sum(program.text().count(f"campaign {campaign.id} is complete: 158 sent, 2 failed.") for program in recorders)
+    closed = sum(
+        program.text().count(f"campaign {campaign.id} is complete: 158 sent, 2 failed.") for program in recorders
+    )
     assert closed == 1
     assert [program.stop() for program in (*workers, *recorders)] == [0, 0, 0, 0]
-    left = {key.decode() for key in queue.keys()}
+    left = {str(key, "utf-8") for key in queue.scan_iter()}
     assert left <= {
         keys.OUTBOX,
         keys.ledger(campaign.id),
@@ -96,7 +99,10 @@ def test_jobs_from_csv_without_a_campaign(programs: Programs, services: Services
 
 
 def test_a_row_that_the_database_refuses_is_put_aside_and_the_others_are_recorded(
-    programs: Programs, services: Services, queue: redis.Redis, database: "psycopg.Connection[tuple[object, ...]]",
+    programs: Programs,
+    services: Services,
+    queue: redis.Redis,
+    database: "psycopg.Connection[tuple[object, ...]]",
     tmp_path: Path,
 ) -> None:
     campaign = Campaign.invent(30)
@@ -116,7 +122,8 @@ def test_a_row_that_the_database_refuses_is_put_aside_and_the_others_are_recorde
     wait_until(lambda: queue.xlen(keys.OUTBOX) == 0)
 
     assert tally(services, campaign).rows_sent == 29
-    [(_, parked)] = queue.xrange(keys.PARKED_RESULTS)
+    parked_results: Any = queue.xrange(keys.PARKED_RESULTS)
+    [(_, parked)] = parked_results
     assert parked[b"subscriber"] == b"not-a-uuid"
     assert b"invalid input syntax for type uuid" in parked[b"reason"]
     # Its recipient's own row is unsent, so the campaign isn't complete.

@@ -1,0 +1,209 @@
+"""What breaks at night: processes, Redis, the SMTP server, the database, and what people put into the queue."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from demo.campaign import Campaign
+from demo.tally import tally
+from testbed.services import Services
+from tests.integration.programs import Programs, wait_until
+from worker import keys
+
+#: 30 s until a process counts as dead, 90 s until its claims do, and some.
+RECOVERY_SECONDS = 200.0
+
+
+@pytest.fixture
+def campaign(services: Services, tmp_path: Path) -> Campaign:
+    """A campaign of 49 recipients, none of whom is refused, in jobs.jsonl."""
+    campaign = Campaign.invent(49)
+    campaign.insert(services.database_url)
+    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    return campaign
+
+
+@pytest.fixture(autouse=True)
+def all_services_run(services: Services) -> Iterator[None]:
+    yield
+    for service in ("redis", "postgrest", "smtp"):
+        services.control(service, "start")
+
+
+def test_a_killed_workers_mails_go_out_once(programs: Programs, services: Services, tmp_path: Path) -> None:
+    campaign = Campaign.invent(640)
+    campaign.insert(services.database_url)
+    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    programs.start("record")
+    victim = programs.start("run", SUPERVISOR_PROCESS_NAME="victim", WORKER_CONCURRENCY="20")
+    programs.start("run", SUPERVISOR_PROCESS_NAME="other")
+    victim.wait_for("mails at once")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    wait_until(lambda: tally(services, campaign).accepted > 50)
+    victim.kill()
+
+    wait_until(lambda: tally(services, campaign).accounted_for, RECOVERY_SECONDS)
+    result = tally(services, campaign)
+    # Those that were between DATA and the reply are the uncertain ones: sent again, with the same Message-ID.
+    assert result.unique + result.failed == 640
+    assert result.accepted - result.unique <= 20
+    lines = [line for line in services.accepted() if campaign.tag in line["rcpt"]]
+    assert len({line["message_id"] for line in lines}) == result.unique
+
+
+def test_one_term_ends_a_worker_without_loss(
+    programs: Programs, services: Services, campaign: Campaign, tmp_path: Path
+) -> None:
+    programs.start("record")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    first = programs.start("run", SUPERVISOR_PROCESS_NAME="first", WORKER_CONCURRENCY="2")
+    wait_until(lambda: tally(services, campaign).accepted > 3)
+    assert first.stop() == 0
+    assert "Stopped." in first.text()
+    programs.start("run", SUPERVISOR_PROCESS_NAME="second")
+    wait_until(lambda: tally(services, campaign).accounted_for)
+    assert tally(services, campaign).accepted == 49
+
+
+@pytest.mark.parametrize("action", ["restart", "kill"])
+def test_redis_may_go_and_come_back(action: str, programs: Programs, services: Services, tmp_path: Path) -> None:
+    campaign = Campaign.invent(400)
+    campaign.insert(services.database_url)
+    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    programs.start("record")
+    programs.start("run", SUPERVISOR_PROCESS_NAME="worker", WORKER_CONCURRENCY="2")
+    wait_until(lambda: tally(services, campaign).accepted > 20)
+    if action == "restart":
+        services.control("redis", "restart")
+    else:
+        services.control("redis", "kill")
+        services.control("redis", "start")
+    wait_until(lambda: tally(services, campaign).accounted_for, RECOVERY_SECONDS)
+    result = tally(services, campaign)
+    assert (result.accepted, result.unique) == (396, 396)
+
+
+def test_mails_wait_for_the_smtp_server_without_spending_attempts(
+    programs: Programs, services: Services, campaign: Campaign, tmp_path: Path
+) -> None:
+    services.control("smtp", "stop")
+    programs.start("record")
+    worker = programs.start("run", MAIL_MAX_ATTEMPTS="1")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    worker.wait_for("Mails wait; no attempt is spent.")
+    services.control("smtp", "start")
+    wait_until(lambda: tally(services, campaign).accounted_for)
+    assert tally(services, campaign).unique == 49
+    assert worker.text().count("Mails wait") == 1
+    worker.wait_for("Mails leave again.")
+
+
+def test_results_wait_for_the_database(
+    programs: Programs, services: Services, queue: redis.Redis, campaign: Campaign, tmp_path: Path
+) -> None:
+    services.control("postgrest", "stop")
+    recorder = programs.start("record")
+    programs.start("run")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    wait_until(lambda: tally(services, campaign).accepted == 49)
+    recorder.wait_for("Results wait in the outbox.")
+    assert queue.xlen(keys.OUTBOX) == 49
+    services.control("postgrest", "start")
+    wait_until(lambda: tally(services, campaign).accounted_for)
+
+
+def test_a_killed_recorders_results_reach_the_database(
+    programs: Programs, services: Services, queue: redis.Redis, campaign: Campaign, tmp_path: Path
+) -> None:
+    services.control("postgrest", "stop")
+    programs.start("run")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    victim = programs.start("record", SUPERVISOR_PROCESS_NAME="recorder")
+    victim.wait_for("Results wait in the outbox.")
+    victim.kill()
+    services.control("postgrest", "start")
+    programs.start("record", SUPERVISOR_PROCESS_NAME="recorder")  # supervisord would start it again
+    wait_until(lambda: tally(services, campaign).accounted_for)
+    assert queue.xlen(keys.OUTBOX) == 0
+
+
+RUBBISH = {
+    "text": b"not JSON \xff",
+    "list": b"[1, 2]",
+    "no fields": b'{"options": {"redis_message_id": "no fields"}}',
+    "actor": json.dumps(
+        {
+            "queue_name": keys.QUEUE,
+            "actor_name": "format_disk",
+            "args": [],
+            "kwargs": {},
+            "options": {"redis_message_id": "actor"},
+            "message_id": "actor",
+            "message_timestamp": 0,
+        }
+    ).encode(),
+}
+
+
+def test_rubbish_in_the_queue_goes_to_the_dead_letters(
+    programs: Programs, services: Services, queue: redis.Redis, campaign: Campaign, tmp_path: Path
+) -> None:
+    queue.hset(keys.WAITING_MESSAGES, mapping=dict(RUBBISH))  # type: ignore[arg-type]  # dict is invariant
+    queue.rpush(keys.WAITING, *RUBBISH)
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    programs.start("record")
+    programs.start("run")
+    wait_until(lambda: tally(services, campaign).accounted_for)
+    wait_until(lambda: queue.zcard(keys.DEAD_LETTERS) == len(RUBBISH))
+    for identity, data in RUBBISH.items():
+        assert queue.hget(keys.DEAD_LETTER_MESSAGES, identity) == data
+        assert queue.exists(keys.dead_letter_reason(identity))
+    assert queue.get(keys.dead_letter_reason("list")) == b"not a message: its JSON isn't an object"
+    assert queue.hlen(keys.WAITING_MESSAGES) == 0
+    assert "4 messages that can't be worked on" in programs.run("status")[1]
+
+
+def test_a_broken_job_fails_its_recipient_or_becomes_a_dead_letter(
+    programs: Programs, services: Services, queue: redis.Redis
+) -> None:
+    campaign = Campaign.invent(1)
+    campaign.insert(services.database_url)
+    broken: dict[str, object] = {"to": "nobody", "from": "a@example.org", "html": "x"}
+    jobs = {
+        "known": {**broken, "campaignId": campaign.id, "subscriberId": campaign.subscriber_ids[0]},
+        "unknown": broken,
+    }
+    for identity, job in jobs.items():
+        message = json.loads(RUBBISH["actor"])
+        message.update(actor_name=keys.ACTOR, args=[job], message_id=identity, options={"redis_message_id": identity})
+        queue.hset(keys.WAITING_MESSAGES, identity, json.dumps(message))
+        queue.rpush(keys.WAITING, identity)
+    programs.start("record")
+    programs.start("run")
+    wait_until(lambda: tally(services, campaign).status == "sent")
+    wait_until(lambda: queue.zcard(keys.DEAD_LETTERS) == 1)
+    state: Any = queue.hget(keys.ledger(campaign.id), campaign.subscriber_ids[0])
+    assert state.startswith(b"f:")
+    assert state.endswith(b"invalid job: to isn't one mail address: 'nobody'")
+    assert queue.get(keys.dead_letter_reason("unknown")) == b"invalid job: to isn't one mail address: 'nobody'"
+
+
+def test_a_mail_that_stays_refused_for_now_fails_in_the_end(
+    programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
+) -> None:
+    campaign = Campaign.invent(1)
+    campaign.insert(services.database_url)
+    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    text = (tmp_path / "jobs.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "jobs.jsonl").write_text(text.replace("reader-0.", "busy-0."), encoding="utf-8")
+    programs.start("record")
+    programs.start("run", MAIL_MAX_ATTEMPTS="1")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    wait_until(lambda: tally(services, campaign).status == "sent")
+    state: Any = queue.hget(keys.ledger(campaign.id), campaign.subscriber_ids[0])
+    assert state.endswith(b"given up after 1 attempts: 451 4.3.0 the mailbox is busy, try again later")

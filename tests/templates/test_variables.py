@@ -1,0 +1,48 @@
+"""The sentences about missing, untouched and wrong variables; none of them shows a secret."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.templates.conftest import GOOD, HERE, play
+
+WRONG: dict[str, tuple[dict[str, object], str]] = {
+    "missing": (
+        {"worker_smtp_password": ""},
+        "worker_smtp_password is missing for localhost: set it in the inventory, in group_vars/mail_workers/vault.yml.",
+    ),
+    "placeholder": (
+        {"worker_redis_url": "rediss://default:CHANGE-ME@CHANGE-ME.upstash.io:6379"},
+        "worker_redis_url still is the example's placeholder (CHANGE-ME): put your own value into the inventory's"
+        " group_vars/mail_workers/vault.yml.",
+    ),
+    "port": (
+        {"worker_smtp_port": 0},
+        "worker_smtp_port is 0 for localhost, but must be a whole number from 1 to 65535: correct it in the inventory.",
+    ),
+    "processes": (
+        {"worker_processes": "many"},
+        "worker_processes is many for localhost, but must be a whole number from 1 to 100: correct it in the"
+        " inventory.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_variable_gets_one_sentence(name: str, tmp_path: Path) -> None:
+    changes, expected = WRONG[name]
+    done = play(HERE / "variables.yml", {**GOOD, **changes}, tmp_path)
+    assert done.returncode != 0
+    # YAML folds long lines.
+    assert expected in " ".join(done.stdout.split())
+    assert str(GOOD["worker_supabase_secret_key"]) not in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("ram_mb", "expected"), [(480, (1, 3)), (960, (2, 5)), (1900, (3, 5)), (3900, (5, 10))])
+def test_the_hosts_ram_decides(ram_mb: int, expected: tuple[int, int], tmp_path: Path) -> None:
+    done = play(HERE / "render.yml", {**GOOD, "worker_ram_mb": ram_mb, "render_to": str(tmp_path)}, tmp_path)
+    assert done.returncode == 0, done.stdout
+    processes, concurrency = expected
+    assert f"numprocs={processes}\n" in (tmp_path / "programs.conf").read_text(encoding="utf-8")
+    assert f"WORKER_CONCURRENCY='{concurrency}'\n" in (tmp_path / "worker.env").read_text(encoding="utf-8")
