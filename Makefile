@@ -28,7 +28,7 @@ demo-down: ## Remove everything that the demo started
 
 test: ## Run all tests: lint, unit, integration on real services, Molecule
 	@testbed/bootstrap.sh lint containers
-	@$(MAKE) --no-print-directory lint unit integration molecule
+	@$(MAKE) --no-print-directory lint unit integration molecule test-down
 	@echo "test: all passed"
 
 lint:
@@ -37,17 +37,17 @@ lint:
 	$(PYTHON) -m mypy
 	.venv/bin/yamllint --strict .
 	.venv/bin/ansible-lint --quiet
-	shellcheck testbed/bootstrap.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
+	shellcheck testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
 
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates
 
 integration:
-	$(SUDO) $(PYTHON) -m testbed up test --services --vps 0
+	$(SUDO) $(PYTHON) -m testbed up test --services --vps 1
 	$(SUDO) $(PYTHON) -m pytest tests/integration
 
 molecule:
-	$(SUDO) .venv/bin/molecule test
+	$(SUDO) env PATH="$(CURDIR)/.venv/bin:$$PATH" molecule test
 
 test-down: ## Remove everything that the tests started
 	@$(SUDO) $(PYTHON) -m testbed down test

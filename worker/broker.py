@@ -147,7 +147,7 @@ class _DeadLetters(Middleware):
     def before_nack(self, broker: Any, message: Any) -> None:
         key = keys.dead_letter_reason(message.options["redis_message_id"])
         try:
-            broker.client.set(key, message.options.get("reason", "unknown actor"), ex=keys.DEAD_LETTER_SECONDS)
+            broker.client.set(key, message.options.get("reason", "unknown"), ex=keys.DEAD_LETTER_SECONDS)
         except redis.RedisError as error:
             logger.error("%s The reason of a dead letter wasn't kept.", explain(error))
 
@@ -166,4 +166,6 @@ class _CheckingEncoder(JSONEncoder):
         for name, kind in expected.items():
             if not isinstance(fields.get(name), kind):
                 raise ValueError(f"its {name} isn't a {kind.__name__}")
+        if fields["actor_name"] != keys.ACTOR:
+            raise ValueError(f"its actor_name is {fields['actor_name']!r}, but only {keys.ACTOR} is known")
         return fields

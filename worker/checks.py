@@ -14,6 +14,7 @@ from worker.settings import Settings
 
 #: XAUTOCLAIM came with 6.2.
 OLDEST_REDIS = (6, 2)
+REDIS_TIMEOUT_SECONDS = 5.0
 DATABASE_TIMEOUT_SECONDS = 10.0
 
 
@@ -46,7 +47,7 @@ def _finding(service: str, check: Callable[[Settings], str], settings: Settings)
 
 def check_redis(settings: Settings) -> str:
     """Logs in, and makes sure that Redis is new enough and won't throw queued mails away."""
-    client = connect(settings.redis_url)
+    client = connect(settings.redis_url, socket_timeout_seconds=REDIS_TIMEOUT_SECONDS)
     try:
         client.ping()
         info: Any = client.info()

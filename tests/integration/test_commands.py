@@ -28,7 +28,7 @@ WRONG = {
     ),
     "redis with TLS": (
         {"UPSTASH_REDIS_URL": "rediss://default:wrong-one@{address}:6379/0"},
-        "FAIL redis     Redis can't be reached",
+        "FAIL redis     Redis doesn't answer",
     ),
     "supabase key": (
         {"SUPABASE_SERVICE_ROLE_KEY": "wrong-one"},

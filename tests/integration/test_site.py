@@ -1,0 +1,152 @@
+"""`site.yml` on a bare VPS with one thing wrong at a time: each ends in one sentence that says where to fix it, shows
+no secret, and leaves the host as it was. Molecule's scenario is the one where all is right."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.instance import Instance
+from testbed.paths import CHECKOUT
+from testbed.services import Services
+from tests.integration.conftest import INSTANCE
+
+HOST = "mail1"
+ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
+
+Site = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def instance() -> Instance:
+    return Instance(INSTANCE)
+
+
+@pytest.fixture
+def site(instance: Instance, services: Services, tmp_path: Path) -> Site:
+    """Runs site.yml with these extra variables, expects it to fail, and returns what it printed on one line."""
+
+    def run(**variables: object) -> str:
+        path = tmp_path / "variables.json"
+        path.write_text(json.dumps(variables), encoding="utf-8")
+        inventories = ["-i", "inventory/example", "-i", str(instance.directory / "hosts.yml")]
+        done = subprocess.run(
+            [ANSIBLE_PLAYBOOK, "--diff", *inventories, "-e", f"@{path}", "playbooks/site.yml"],
+            cwd=CHECKOUT,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        printed = done.stdout + done.stderr
+        assert done.returncode != 0, printed
+        assert "Traceback" not in printed
+        for secret in (services.redis_password, services.supabase_secret_key, services.smtp_password, "wrong-one"):
+            assert secret not in printed
+        return " ".join(printed.split())
+
+    return run
+
+
+def on_host(instance: Instance, command: str) -> None:
+    assert instance.shell(HOST, ["sh", "-c", command]) == 0
+
+
+def test_a_host_that_cannot_be_reached(site: Site) -> None:
+    printed = site(ansible_port=1)
+    assert f"{HOST} can't be reached by SSH as root at 10." in printed
+    assert "port 1 (" in printed
+    assert "Check its address, port, user and key in the inventory's hosts.yml, and that it is up." in printed
+
+
+def test_an_empty_inventory(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ANSIBLE_PLAYBOOK, "-i", "localhost,", "playbooks/site.yml"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "The inventory has no hosts in the group mail_workers: copy inventory/example" in " ".join(
+        done.stdout.split()
+    )
+
+
+def test_a_user_who_cannot_become_root(site: Site, instance: Instance) -> None:
+    on_host(
+        instance,
+        "id bob >/dev/null 2>&1 || useradd --create-home --shell /bin/bash bob; mkdir -p ~bob/.ssh;"
+        " cp /root/.ssh/authorized_keys ~bob/.ssh/; chown -R bob: ~bob/.ssh",
+    )
+    printed = site(ansible_user="bob")
+    assert f"bob can't become root on {HOST}: allow it sudo without a password, or run the playbook with" in printed
+
+
+def test_a_missing_variable(site: Site) -> None:
+    assert "worker_smtp_password is missing for mail1: set it in the inventory, in" in site(worker_smtp_password="")
+
+
+def test_an_untouched_placeholder(site: Site) -> None:
+    printed = site(worker_supabase_secret_key="CHANGE-ME")
+    assert "worker_supabase_secret_key still is the example's placeholder (CHANGE-ME)" in printed
+
+
+def test_an_unsupported_system(site: Site) -> None:
+    printed = site(preflight_systems={"Debian": ["11"]})
+    assert "mail1 runs Debian 13, but the worker is made for Debian 11: reinstall it with one of them." in printed
+
+
+@pytest.fixture
+def small_opt(instance: Instance) -> Iterator[None]:
+    """An /opt that is full after 30 MB."""
+    on_host(instance, "mount -t tmpfs -o size=30M tmpfs /opt")
+    yield
+    on_host(instance, "umount /opt")
+
+
+@pytest.mark.usefixtures("small_opt")
+def test_a_full_disk_is_seen_before_anything_is_changed(site: Site) -> None:
+    printed = site()
+    assert "MB free at /opt, but 700 MB are needed (preflight_min_free_disk_mb): delete something there" in printed
+
+
+@pytest.mark.usefixtures("small_opt")
+def test_a_disk_that_fills_up_during_the_installation(site: Site) -> None:
+    printed = site(preflight_min_free_disk_mb=1)
+    assert "No space left on device" in printed
+    assert "What runs there goes on as it was; solve it and run the playbook again." in printed
+
+
+WRONG_ANSWERS: dict[str, tuple[dict[str, object], str]] = {
+    "smtp password": (
+        {"worker_smtp_password": "wrong-one"},
+        "FAIL smtp SMTP server {address}:587: it refuses the login as sender@testbed.example (535",
+    ),
+    "redis": (
+        {"worker_redis_url": "redis://default:wrong-one@{address}:6380/0"},
+        "FAIL redis Redis can't be reached",
+    ),
+    "supabase key": (
+        {"worker_supabase_secret_key": "wrong-one"},
+        "FAIL supabase Supabase refuses the key (Invalid API key): check SUPABASE_SECRET_KEY",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ANSWERS)
+def test_services_that_do_not_answer_well(name: str, site: Site, instance: Instance, services: Services) -> None:
+    changes, expected = WRONG_ANSWERS[name]
+    printed = site(**{key: str(value).format(address=services.address) for key, value in changes.items()})
+    assert "mail1 was left as it is, because mail-worker check failed there." in printed
+    assert expected.format(address=services.address) in printed
+    assert "The values stand in the inventory's group_vars/mail_workers." in printed
+    # Nothing was adopted.
+    assert instance.shell(HOST, ["test", "-e", "/etc/mail-worker/worker.env"]) == 1
+    assert instance.shell(HOST, ["test", "-e", "/etc/mail-worker/worker.env.candidate"]) == 1
