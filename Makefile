@@ -6,6 +6,8 @@ PYTHON := .venv/bin/python
 # The test bed's containers need root; the other verbs don't.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=HOME,CI,DEMO_HOST,DEMO_KILL)
 DEMO_HOST ?= debian13
+# Molecule and ansible-lint look for Ansible there; sudo has a PATH of its own.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,7 +38,7 @@ lint:
 	$(PYTHON) -m ruff check --quiet .
 	$(PYTHON) -m mypy
 	.venv/bin/yamllint --strict .
-	.venv/bin/ansible-lint --quiet
+	.venv/bin/ansible-lint -q --offline
 	shellcheck testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
 
 unit:
@@ -47,7 +49,7 @@ integration:
 	$(SUDO) $(PYTHON) -m pytest tests/integration
 
 molecule:
-	$(SUDO) env PATH="$(CURDIR)/.venv/bin:$$PATH" molecule test
+	$(SUDO) env PATH="$(PATH)" molecule test
 
 test-down: ## Remove everything that the tests started
 	@$(SUDO) $(PYTHON) -m testbed down test
