@@ -60,10 +60,11 @@ as_root() {
 }
 
 install_packages() {
-  local -a wanted=() missing=()
-  local group answer
+  local -a wanted=() missing=() more=()
+  local group names answer
   for group in python "$@"; do
-    read -ra more <<<"$(packages_of "$group")"
+    names=$(packages_of "$group")
+    read -ra more <<<"$names"
     wanted+=("${more[@]}")
   done
   mapfile -t missing < <(missing_packages "${wanted[@]}")

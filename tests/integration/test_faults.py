@@ -34,6 +34,16 @@ def all_services_run(services: Services) -> Iterator[None]:
         services.control(service, "start")
 
 
+def one_mail_to(kind: str, services: Services, directory: Path) -> Campaign:
+    """A campaign with one recipient, whom the SMTP server treats by `kind`, in jobs.jsonl."""
+    campaign = Campaign.invent(1)
+    campaign.insert(services.database_url)
+    jobs = directory / "jobs.jsonl"
+    campaign.write_jobs(jobs)
+    jobs.write_text(jobs.read_text(encoding="utf-8").replace("reader-0.", f"{kind}-0."), encoding="utf-8")
+    return campaign
+
+
 def test_a_killed_workers_mails_go_out_once(programs: Programs, services: Services, tmp_path: Path) -> None:
     campaign = Campaign.invent(640)
     campaign.insert(services.database_url)
@@ -101,6 +111,16 @@ def test_mails_wait_for_the_smtp_server_without_spending_attempts(
     assert tally(services, campaign).unique == 49
     assert worker.text().count("Mails wait") == 1
     worker.wait_for("Mails leave again.")
+
+
+def test_the_accounts_quota_fails_no_recipient(programs: Programs, services: Services, tmp_path: Path) -> None:
+    campaign = one_mail_to("quota", services, tmp_path)
+    programs.start("record")
+    worker = programs.start("run", MAIL_MAX_ATTEMPTS="1")
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    wait_until(lambda: tally(services, campaign).status == "sent")
+    assert tally(services, campaign).accepted == 1
+    assert "it answered 550 5.4.5 the account's daily limit is exceeded. Mails wait" in worker.text()
 
 
 def test_results_wait_for_the_database(
@@ -197,11 +217,7 @@ def test_a_broken_job_fails_its_recipient_or_becomes_a_dead_letter(
 def test_a_mail_that_stays_refused_for_now_fails_in_the_end(
     programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
 ) -> None:
-    campaign = Campaign.invent(1)
-    campaign.insert(services.database_url)
-    campaign.write_jobs(tmp_path / "jobs.jsonl")
-    text = (tmp_path / "jobs.jsonl").read_text(encoding="utf-8")
-    (tmp_path / "jobs.jsonl").write_text(text.replace("reader-0.", "busy-0."), encoding="utf-8")
+    campaign = one_mail_to("busy", services, tmp_path)
     programs.start("record")
     programs.start("run", MAIL_MAX_ATTEMPTS="1")
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))

@@ -73,7 +73,8 @@ class SmtpTransport:
             reusable = True
             return Failed(str(error))
         except aiosmtplib.SMTPResponseException as error:
-            if speaks_of_account(error.code, error.message) and not content_started:
+            # Also in reply to the content, where Gmail speaks of its daily limit: a refusal leaves nothing uncertain.
+            if speaks_of_account(error.code, error.message):
                 raise self._unavailable(f"it answered {error.code} {_one_line(error.message)}") from error
             reusable = await self._reset(connection.client)
             return classify_refusal(error.code, error.message)

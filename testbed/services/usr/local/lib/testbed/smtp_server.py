@@ -1,6 +1,7 @@
 """An SMTP server with TLS and AUTH that keeps what it accepts. Runs in the services container on Debian's aiosmtpd.
 
-By the recipient's local part: `refused-…` gets `550 5.1.1`, `busy-…` gets `451 4.3.0` once, and 250 from then on.
+By the recipient's local part: `refused-…` gets `550 5.1.1`; `busy-…` gets `451 4.3.0` once, and 250 from then on;
+`quota-…` likewise gets `550 5.4.5` once, in reply to the content.
 """
 
 import asyncio
@@ -28,15 +29,14 @@ class Handler:
         self._accepted = (directory / "accepted.jsonl").open("a", encoding="utf-8", buffering=1)
         self._refused = (directory / "refused.jsonl").open("a", encoding="utf-8", buffering=1)
         self._numbers = itertools.count(1 + sum(1 for _ in directory.glob("*.eml")))
-        self._seen_busy: set[str] = set()
+        self._seen: set[str] = set()
 
     async def handle_RCPT(  # noqa: N802  # aiosmtpd finds it by this name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         if address.startswith("refused-"):
             return self._refuse(address, "550 5.1.1 there is no such mailbox")
-        if address.startswith("busy-") and address not in self._seen_busy:
-            self._seen_busy.add(address)
+        if address.startswith("busy-") and self._is_new(address):
             return self._refuse(address, "451 4.3.0 the mailbox is busy, try again later")
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 ok"
@@ -46,14 +46,17 @@ class Handler:
     ) -> str:
         if self._delay_seconds:
             await asyncio.sleep(self._delay_seconds)
-        content = envelope.content
-        assert isinstance(content, bytes)
+        address, content = envelope.rcpt_tos[0], envelope.content
+        if address.startswith("quota-") and self._is_new(address):
+            return self._refuse(address, "550 5.4.5 the account's daily limit is exceeded")
+        if not isinstance(content, bytes):
+            return "554 5.6.0 this is no mail"
         name = f"{next(self._numbers):07}.eml"
         (self._directory / name).write_bytes(content)
         head = message_from_bytes(content.partition(b"\r\n\r\n")[0], policy=policy.default)
         line = {
             "time": time.time(),
-            "rcpt": envelope.rcpt_tos[0],
+            "rcpt": address,
             "message_id": str(head["Message-ID"]),
             "subject": str(head["Subject"]),
             "size": len(content),
@@ -61,6 +64,11 @@ class Handler:
         }
         self._accepted.write(json.dumps(line) + "\n")
         return f"250 2.0.0 kept as {name}"
+
+    def _is_new(self, address: str) -> bool:
+        new = address not in self._seen
+        self._seen.add(address)
+        return new
 
     def _refuse(self, address: str, reply: str) -> str:
         self._refused.write(json.dumps({"time": time.time(), "rcpt": address, "reply": reply}) + "\n")

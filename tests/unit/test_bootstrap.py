@@ -1,0 +1,40 @@
+"""testbed/bootstrap.sh refuses a system that it doesn't know, before it installs anything."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BOOTSTRAP = Path(__file__).resolve().parents[2] / "testbed/bootstrap.sh"
+
+
+@pytest.mark.parametrize(
+    ("release", "shown"),
+    [
+        ('ID=fedora\nVERSION_ID="43"\n', "fedora 43"),
+        ("ID=debian\nVERSION_ID=11\n", "debian 11"),
+        ("", "unknown unknown"),
+    ],
+)
+def test_another_system_is_refused_in_one_sentence(release: str, shown: str, tmp_path: Path) -> None:
+    path = tmp_path / "os-release"
+    path.write_text(release, encoding="utf-8")
+    done = subprocess.run(
+        [BOOTSTRAP, "containers"],
+        env={**os.environ, "OS_RELEASE_FILE": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"bootstrap: this system is {shown}, but the test bed runs on Debian 12 or 13, or Ubuntu 24.04.\n"
+    )
+
+
+def test_an_unknown_group_is_refused() -> None:
+    done = subprocess.run([BOOTSTRAP, "everything"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "there is no group 'everything': use python, lint or containers." in done.stderr

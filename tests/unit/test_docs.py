@@ -1,0 +1,63 @@
+"""What the documentation names exists, and what exists is documented."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from worker.jobs import parse_job
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGES = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md"), CHECKOUT / "testbed/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_verbs_exist(page: Path) -> None:
+    makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
+    verbs = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for verb in re.findall(r"(?:^|`)(?:[A-Z_]+=\S+ )?make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        assert verb in verbs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_worker_exist(page: Path) -> None:
+    source = (CHECKOUT / "worker/cli.py").read_text(encoding="utf-8")
+    commands = set(re.findall(r'add\("([a-z-]+)"', source))
+    for command in re.findall(r"`mail-worker ([a-z-]+)", page.read_text(encoding="utf-8")):
+        assert command in commands
+
+
+def test_every_variable_of_a_role_is_in_its_specs_and_in_the_documentation() -> None:
+    page = (CHECKOUT / "docs/configure.md").read_text(encoding="utf-8")
+    for role in (CHECKOUT / "roles").iterdir():
+        specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text(encoding="utf-8"))
+        options = specs["argument_specs"]["main"]["options"]
+        defaults = yaml.safe_load((role / "defaults/main.yml").read_text(encoding="utf-8"))
+        assert set(defaults) <= set(options)
+        for name, option in options.items():
+            assert f"| `{name}` |" in page
+            assert option.get("required", False) == (name not in defaults)
+
+
+def test_every_variable_of_the_environment_is_documented() -> None:
+    page = (CHECKOUT / "docs/configure.md").read_text(encoding="utf-8")
+    source = (CHECKOUT / "worker/settings.py").read_text(encoding="utf-8")
+    names = re.findall(r'"([A-Z][A-Z_]{5,})"', source)
+    assert len(names) > 20
+    for name in set(names) - {"WARNING"}:
+        assert f"`{name}`" in page, name
+
+
+def test_the_example_of_a_job_is_one() -> None:
+    page = (CHECKOUT / "docs/operate.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
+    assert parse_job(json.loads(example)).to.name == "Ann"
