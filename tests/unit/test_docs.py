@@ -10,17 +10,21 @@ import yaml
 from worker.jobs import parse_job
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PAGES = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md"), CHECKOUT / "testbed/README.md"]
+PAGES = [
+    CHECKOUT / page
+    for pattern in ("*.md", "docs/*.md", "*/README.md", "roles/*/README.md")
+    for page in CHECKOUT.glob(pattern)
+]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if not target.startswith("https://"):
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_make_verbs_exist(page: Path) -> None:
     makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
     verbs = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
@@ -28,7 +32,7 @@ def test_make_verbs_exist(page: Path) -> None:
         assert verb in verbs
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_commands_of_the_worker_exist(page: Path) -> None:
     source = (CHECKOUT / "worker/cli.py").read_text(encoding="utf-8")
     commands = set(re.findall(r'add\("([a-z-]+)"', source))
