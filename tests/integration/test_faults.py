@@ -184,7 +184,8 @@ def test_rubbish_in_the_queue_goes_to_the_dead_letters(
         assert queue.hget(keys.DEAD_LETTER_MESSAGES, identity) == data
         assert queue.exists(keys.dead_letter_reason(identity))
     assert queue.get(keys.dead_letter_reason("list")) == b"not a message: its JSON isn't an object"
-    assert str(queue.get(keys.dead_letter_reason("actor"))).endswith("but only send_mail is known'")
+    reason: Any = queue.get(keys.dead_letter_reason("actor"))
+    assert reason == b"not a message: its actor_name is 'format_disk', but only send_mail is known"
     assert queue.hlen(keys.WAITING_MESSAGES) == 0
     assert "4 messages that can't be worked on" in programs.run("status")[1]
 

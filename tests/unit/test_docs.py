@@ -12,7 +12,7 @@ from worker.jobs import parse_job
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = [
     CHECKOUT / page
-    for pattern in ("*.md", "docs/*.md", "*/README.md", "roles/*/README.md")
+    for pattern in ("*.md", "docs/*.md", "testbed/README.md", "roles/*/README.md")
     for page in CHECKOUT.glob(pattern)
 ]
 
