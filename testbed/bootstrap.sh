@@ -94,7 +94,7 @@ make_venv() {
     quietly "$cache/uv-$uv_version/bin/pip" install --quiet --disable-pip-version-check "uv==$uv_version" ||
       fail "uv can't be installed from PyPI: see above."
   fi
-  UV_PYTHON_DOWNLOADS=never "$cache/uv-$uv_version/bin/uv" sync --quiet --locked --python "$python" ||
+  UV_PYTHON_DOWNLOADS=never "$cache/uv-$uv_version/bin/uv" sync --system-certs --quiet --locked --python "$python" ||
     fail "the Python packages can't be installed: see above."
 }
 
