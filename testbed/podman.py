@@ -56,7 +56,7 @@ def command() -> list[str]:
     if shutil.which("podman") is None:
         raise TestbedError("podman is missing: run testbed/bootstrap.sh containers.")
     RUN.mkdir(mode=0o700, exist_ok=True)
-    store = ["--root", str(CACHE / "containers"), "--runroot", str(RUN / "containers")]
+    store = ["--root", str(CACHE / "store"), "--runroot", str(RUN / "containers")]
     if _has_cgroup2():
         return ["podman", *store]
     # Where /sys/fs/cgroup can't be v2, resource limits usually can't be raised either, which crun insists on.
@@ -79,7 +79,7 @@ def leave_nothing() -> None:
     holder = _holder()
     if holder is not None:
         os.kill(holder, signal.SIGTERM)
-    for mount in reversed(_mounts_below(CACHE / "containers")):
+    for mount in reversed(_mounts_below(CACHE / "store")):
         subprocess.run(["umount", mount], check=False)
     shutil.rmtree(RUN, ignore_errors=True)
 

@@ -1,16 +1,19 @@
 """The real services, and the worker's programs as processes of their own. `make integration` starts the services."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
 
+from demo.campaign import Campaign
 from testbed.services import Services
 from tests.integration.programs import Programs
 
 INSTANCE = "test"
+
+MakeCampaign = Callable[[int], Campaign]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,19 @@ def queue(services: Services) -> Iterator[redis.Redis]:
 def database(services: Services) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
     with psycopg.connect(services.database_url, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def make_campaign(services: Services, tmp_path: Path) -> MakeCampaign:
+    """Makes a campaign of so many recipients: its rows in the database, its jobs in jobs.jsonl."""
+
+    def make(recipients: int) -> Campaign:
+        campaign = Campaign.invent(recipients)
+        campaign.insert(services.database_url)
+        campaign.write_jobs(tmp_path / "jobs.jsonl")
+        return campaign
+
+    return make
 
 
 @pytest.fixture

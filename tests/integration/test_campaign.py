@@ -10,16 +10,15 @@ import redis
 from demo.campaign import Campaign
 from demo.tally import tally
 from testbed.services import Services
+from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
 from worker import keys
 
 
 def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
-    programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
+    make_campaign: MakeCampaign, programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
 ) -> None:
-    campaign = Campaign.invent(160)
-    campaign.insert(services.database_url)
-    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    campaign = make_campaign(160)
     recorders = [programs.start("record", SUPERVISOR_PROCESS_NAME=f"recorder-{number}") for number in range(2)]
     workers = [programs.start("run", SUPERVISOR_PROCESS_NAME=f"worker-{number}") for number in range(2)]
     assert programs.run("enqueue", str(tmp_path / "jobs.jsonl")) == (0, "queued 160 jobs\n")
@@ -45,10 +44,10 @@ def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
     assert queue.ttl(keys.ledger(campaign.id)) > 0
 
 
-def test_a_mail_looks_as_it_should(programs: Programs, services: Services, tmp_path: Path) -> None:
-    campaign = Campaign.invent(1)
-    campaign.insert(services.database_url)
-    campaign.write_jobs(tmp_path / "jobs.jsonl")
+def test_a_mail_looks_as_it_should(
+    make_campaign: MakeCampaign, programs: Programs, services: Services, tmp_path: Path
+) -> None:
+    campaign = make_campaign(1)
     programs.start("run")
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
     wait_until(lambda: tally(services, campaign).accepted == 1)
@@ -67,11 +66,9 @@ def test_a_mail_looks_as_it_should(programs: Programs, services: Services, tmp_p
 
 
 def test_a_campaign_that_is_queued_twice_goes_out_once(
-    programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
+    make_campaign: MakeCampaign, programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
 ) -> None:
-    campaign = Campaign.invent(40)
-    campaign.insert(services.database_url)
-    campaign.write_jobs(tmp_path / "jobs.jsonl")
+    campaign = make_campaign(40)
     for _ in range(2):
         programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
     programs.start("record")

@@ -11,6 +11,7 @@ import redis
 from demo.campaign import Campaign
 from demo.tally import tally
 from testbed.services import Services
+from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
 from worker import keys
 
@@ -19,12 +20,9 @@ RECOVERY_SECONDS = 200.0
 
 
 @pytest.fixture
-def campaign(services: Services, tmp_path: Path) -> Campaign:
+def campaign(make_campaign: MakeCampaign) -> Campaign:
     """A campaign of 49 recipients, none of whom is refused, in jobs.jsonl."""
-    campaign = Campaign.invent(49)
-    campaign.insert(services.database_url)
-    campaign.write_jobs(tmp_path / "jobs.jsonl")
-    return campaign
+    return make_campaign(49)
 
 
 @pytest.fixture(autouse=True)
@@ -34,20 +32,18 @@ def all_services_run(services: Services) -> Iterator[None]:
         services.control(service, "start")
 
 
-def one_mail_to(kind: str, services: Services, directory: Path) -> Campaign:
+def one_mail_to(kind: str, make_campaign: MakeCampaign, directory: Path) -> Campaign:
     """A campaign with one recipient, whom the SMTP server treats by `kind`, in jobs.jsonl."""
-    campaign = Campaign.invent(1)
-    campaign.insert(services.database_url)
+    campaign = make_campaign(1)
     jobs = directory / "jobs.jsonl"
-    campaign.write_jobs(jobs)
     jobs.write_text(jobs.read_text(encoding="utf-8").replace("reader-0.", f"{kind}-0."), encoding="utf-8")
     return campaign
 
 
-def test_a_killed_workers_mails_go_out_once(programs: Programs, services: Services, tmp_path: Path) -> None:
-    campaign = Campaign.invent(640)
-    campaign.insert(services.database_url)
-    campaign.write_jobs(tmp_path / "jobs.jsonl")
+def test_a_killed_workers_mails_go_out_once(
+    make_campaign: MakeCampaign, programs: Programs, services: Services, tmp_path: Path
+) -> None:
+    campaign = make_campaign(640)
     programs.start("record")
     victim = programs.start("run", SUPERVISOR_PROCESS_NAME="victim", WORKER_CONCURRENCY="20")
     programs.start("run", SUPERVISOR_PROCESS_NAME="other")
@@ -80,10 +76,10 @@ def test_one_term_ends_a_worker_without_loss(
 
 
 @pytest.mark.parametrize("action", ["restart", "kill"])
-def test_redis_may_go_and_come_back(action: str, programs: Programs, services: Services, tmp_path: Path) -> None:
-    campaign = Campaign.invent(400)
-    campaign.insert(services.database_url)
-    campaign.write_jobs(tmp_path / "jobs.jsonl")
+def test_redis_may_go_and_come_back(
+    action: str, make_campaign: MakeCampaign, programs: Programs, services: Services, tmp_path: Path
+) -> None:
+    campaign = make_campaign(400)
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
     programs.start("record")
     programs.start("run", SUPERVISOR_PROCESS_NAME="worker", WORKER_CONCURRENCY="2")
@@ -113,8 +109,10 @@ def test_mails_wait_for_the_smtp_server_without_spending_attempts(
     worker.wait_for("Mails leave again.")
 
 
-def test_the_accounts_quota_fails_no_recipient(programs: Programs, services: Services, tmp_path: Path) -> None:
-    campaign = one_mail_to("quota", services, tmp_path)
+def test_the_accounts_quota_fails_no_recipient(
+    make_campaign: MakeCampaign, programs: Programs, services: Services, tmp_path: Path
+) -> None:
+    campaign = one_mail_to("quota", make_campaign, tmp_path)
     programs.start("record")
     worker = programs.start("run", MAIL_MAX_ATTEMPTS="1")
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
@@ -216,9 +214,9 @@ def test_a_broken_job_fails_its_recipient_or_becomes_a_dead_letter(
 
 
 def test_a_mail_that_stays_refused_for_now_fails_in_the_end(
-    programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
+    make_campaign: MakeCampaign, programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
 ) -> None:
-    campaign = one_mail_to("busy", services, tmp_path)
+    campaign = one_mail_to("busy", make_campaign, tmp_path)
     programs.start("record")
     programs.start("run", MAIL_MAX_ATTEMPTS="1")
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
