@@ -1,6 +1,6 @@
 """How long it takes to build a 10 kB mail, against the standard library's generator in the same run.
 
-    .venv/bin/python -m benchmarks.message
+.venv/bin/python -m benchmarks.message
 """
 
 import time
