@@ -49,6 +49,11 @@ def run_demo(system: str, *, kill: bool) -> int:
     _step("Sending")
     result = _watch(instance, services, campaign, kill=kill)
     _explain(result, time.monotonic() - started)
+    if not result.accounted_for:
+        console.print(
+            f"[red]Not every recipient is accounted for within {DEADLINE_SECONDS:.0f} s:[/red] look at mail-worker"
+            " status and /var/log/mail-worker in make demo-shell."
+        )
     print(f"demo: {result}", flush=True)
     return 0 if result.accounted_for else 1
 
