@@ -151,7 +151,9 @@ class Services:
 def _json_lines(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # The server may be in the middle of the last one.
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 _REDIS = """\

@@ -77,8 +77,15 @@ def test_one_term_ends_a_worker_without_loss(
 
 @pytest.mark.parametrize("action", ["restart", "kill"])
 def test_redis_may_go_and_come_back(
-    action: str, make_campaign: MakeCampaign, programs: Programs, services: Services, tmp_path: Path
+    action: str,
+    make_campaign: MakeCampaign,
+    programs: Programs,
+    services: Services,
+    queue: redis.Redis,
+    tmp_path: Path,
 ) -> None:
+    # By the default, everysec, a Redis that is killed may forget what it has already confirmed.
+    queue.config_set("appendfsync", "always")
     campaign = make_campaign(400)
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
     programs.start("record")
