@@ -6,8 +6,8 @@ PYTHON := .venv/bin/python
 # The test bed's containers need root; the other verbs don't. What root leaves in the checkout, its user couldn't delete.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI env PYTHONDONTWRITEBYTECODE=1)
 DEMO_HOST ?= debian13
-# Molecule and ansible-lint look for Ansible there; sudo has a PATH of its own.
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Molecule and ansible-lint look for Ansible there; sudo has a PATH of its own, and a user none with iptables.
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14

@@ -62,6 +62,8 @@ def environment(services: Services) -> dict[str, str]:
         "MAIL_FROM": "The tests <news@testbed.example>",
         "SSL_CERT_FILE": str(services.ca_file),
         "PATH": "/usr/bin:/bin",
+        # The tests run as root, the checkout may be a user's.
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
