@@ -8,9 +8,9 @@ from typing import Any
 import redis
 
 from worker.errors import DatabaseRejected, MailWorkerError
-from worker.process import smtp_transport
 from worker.redis_client import connect, explain
 from worker.settings import Settings
+from worker.transports.choice import make_transport
 
 #: XAUTOCLAIM came with 6.2.
 OLDEST_REDIS = (6, 2)
@@ -32,7 +32,7 @@ class Finding:
 
 def run_checks(settings: Settings) -> Iterator[Finding]:
     """Checks each service in turn, within some ten seconds each."""
-    for service, check in (("redis", check_redis), ("supabase", check_supabase), ("smtp", check_smtp)):
+    for service, check in (("redis", check_redis), ("supabase", check_supabase), ("mail", check_mail)):
         yield _finding(service, check, settings)
 
 
@@ -80,11 +80,11 @@ def check_supabase(settings: Settings) -> str:
         database.close()
 
 
-def check_smtp(settings: Settings) -> str:
+def check_mail(settings: Settings) -> str:
     """Connects and logs in, without sending."""
 
     async def check() -> str:
-        transport = smtp_transport(settings)
+        transport = make_transport(settings)
         try:
             return await transport.check()
         finally:

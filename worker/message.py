@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.header import Header
 from email.utils import format_datetime, quote
+from functools import cached_property
 
 from worker.jobs import Address, Job
 from worker.text import text_from_html
@@ -18,24 +19,52 @@ from worker.text import text_from_html
 # RFC 5322, 2.1.1: a line has at most 998 characters; beyond 78 it's folded.
 _FOLD_BEYOND = 78
 _LONGEST_WORD = 900
+# In base64 60 characters, which leave room for the longest field names in front of the first word.
+_ENCODED_WORD_BYTES = 45
 _CRLF = "\r\n"
 # Quoted-printable triples each non-ASCII byte, base64 adds a third to all: they break even at a sixth.
 _BASE64_FROM_SHARE = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mail:
-    """What a transport takes: the envelope, the header's Message-ID and the whole mail with CRLF line ends."""
+    """What a transport takes."""
 
-    sender: str
-    recipient: str
+    job: Job
     message_id: str
-    data: bytes
+    date: datetime
+
+    @property
+    def sender(self) -> str:
+        return self.job.sender.email
+
+    @property
+    def recipient(self) -> str:
+        return self.job.to.email
 
     @property
     def needs_smtputf8(self) -> bool:
         """Whether an address has a non-ASCII local part (RFC 6531)."""
         return not (self.sender.isascii() and self.recipient.isascii())
+
+    @cached_property
+    def text(self) -> str:
+        """The text part; made from the HTML when the job has none."""
+        return self.job.text or text_from_html(self.job.html)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The job's own header fields, and those for unsubscribing (RFC 2369, RFC 8058)."""
+        url = self.job.unsubscribe_url
+        if url is None:
+            return dict(self.job.headers)
+        kept = {name: value for name, value in self.job.headers.items() if name.lower() != "list-unsubscribe"}
+        return {**kept, "List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
+
+    @cached_property
+    def data(self) -> bytes:
+        """The whole mail with CRLF line ends."""
+        return _data(self)
 
 
 def message_id(job: Job, fallback: str) -> str:
@@ -49,51 +78,51 @@ def message_id(job: Job, fallback: str) -> str:
 
 
 def build_mail(job: Job, identity: str, *, date: datetime | None = None) -> Mail:
-    """Builds the MIME mail; makes the text part from the HTML when the job has none.
+    """The mail of a job.
 
     Args:
         identity: see `message_id`.
         date: for the Date header; now by default.
     """
-    identifier = message_id(job, identity)
+    return Mail(job, message_id(job, identity), date or datetime.now(UTC))
+
+
+def _data(mail: Mail) -> bytes:
+    job = mail.job
     lines = [
         _address_field("From", job.sender),
         _address_field("To", job.to),
         _field("Subject", job.subject),
-        f"Date: {format_datetime(date or datetime.now(UTC))}",
-        f"Message-ID: {identifier}",
+        f"Date: {format_datetime(mail.date)}",
+        f"Message-ID: {mail.message_id}",
     ]
     if job.reply_to is not None:
         lines.append(_address_field("Reply-To", job.reply_to))
-    lines.extend(_field(name, value) for name, value in job.headers.items() if not _is_replaced(name, job))
-    if job.unsubscribe_url is not None:
-        lines.append(f"List-Unsubscribe: <{job.unsubscribe_url}>")
-        lines.append("List-Unsubscribe-Post: List-Unsubscribe=One-Click")
+    # A URL in List-Unsubscribe mustn't be encoded, however long it is.
+    lines.extend(
+        f"{name}: {value}" if job.unsubscribe_url is not None and name.startswith("List-Unsub") else _field(name, value)
+        for name, value in mail.headers.items()
+    )
     lines.append("MIME-Version: 1.0")
     head = "\r\n".join(lines).encode("utf-8") + b"\r\n"
-    return Mail(job.sender.email, job.to.email, identifier, head + _body(job, identifier))
+    return head + _body(mail)
 
 
-def _is_replaced(name: str, job: Job) -> bool:
-    return job.unsubscribe_url is not None and name.lower() == "list-unsubscribe"
-
-
-def _body(job: Job, identifier: str) -> bytes:
-    text = job.text or text_from_html(job.html)
-    if not job.html:
-        return _part("plain", text)
+def _body(mail: Mail) -> bytes:
+    if not mail.job.html:
+        return _part("plain", mail.text)
     # `=_` can't occur in quoted-printable or base64 (RFC 2045, 6.7).
-    boundary = f"=_{identifier[1:25]}"
+    boundary = f"=_{mail.message_id[1:25]}"
     delimiter = f"--{boundary}\r\n".encode()
     head = f'Content-Type: multipart/alternative; boundary="{boundary}"\r\n\r\n'.encode()
     return b"".join(
         (
             head,
             delimiter,
-            _part("plain", text),
+            _part("plain", mail.text),
             b"\r\n",
             delimiter,
-            _part("html", job.html),
+            _part("html", mail.job.html),
             f"\r\n--{boundary}--\r\n".encode(),
         )
     )
@@ -117,14 +146,26 @@ def _address_field(name: str, address: Address) -> str:
         return f"{name}: {address.email}"
     if address.name.isascii():
         return _field(name, f'"{quote(address.name)}" <{address.email}>')
-    encoded = Header(address.name, "utf-8", header_name=name, maxlinelen=_FOLD_BEYOND - 2).encode(linesep=_CRLF)
-    return f"{name}: {encoded} <{address.email}>"
+    return f"{name}: {_encoded_words(address.name)}{_CRLF} <{address.email}>"
 
 
 def _field(name: str, value: str) -> str:
-    if value.isascii() and len(name) + 2 + len(value) <= _FOLD_BEYOND:
+    if not value.isascii() or max(map(len, value.split(" "))) >= _LONGEST_WORD:
+        # ASCII folds at spaces only; a word that is too long for a line becomes encoded words, which fold anywhere.
+        return f"{name}: {_encoded_words(value)}"
+    if len(name) + 2 + len(value) <= _FOLD_BEYOND:
         return f"{name}: {value}"
-    # ASCII folds at spaces only; a word that is too long for a line becomes encoded words, which fold anywhere.
-    folds = value.isascii() and max(map(len, value.split())) < _LONGEST_WORD
-    header = Header(value, "us-ascii" if folds else "utf-8", header_name=name, maxlinelen=_FOLD_BEYOND - 2)
+    header = Header(value, "us-ascii", header_name=name, maxlinelen=_FOLD_BEYOND - 2)
     return f"{name}: {header.encode(linesep=_CRLF)}"
+
+
+def _encoded_words(value: str) -> str:
+    """RFC 2047: words of at most 75 characters, none of which cuts a character in two, one on a line."""
+    words, start, raw = [], 0, value.encode("utf-8")
+    while start < len(raw):
+        end = min(start + _ENCODED_WORD_BYTES, len(raw))
+        while end < len(raw) and raw[end] & 0xC0 == 0x80:
+            end -= 1
+        words.append(f"=?utf-8?b?{base64.b64encode(raw[start:end]).decode()}?=")
+        start = end
+    return f"{_CRLF} ".join(words)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,21 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Slow:
+    """The provider wants less speed: later, without spending an attempt. `after_ms` is 0 if it doesn't say when."""
+
+    reason: str
+    after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRefused:
+    """The provider won't take mails from this sender's address: no recipient is to blame."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Uncertain:
     """The connection was lost after the mail's content had gone out: it may have been accepted."""
 
@@ -33,29 +49,82 @@ class Uncertain:
 
 
 @dataclass(frozen=True, slots=True)
-class AlreadyDone:
-    """The ledger says that this mail has been dealt with: nothing left."""
+class NotClaimed:
+    """The mail must not leave now; the claim says why."""
 
 
-Outcome = Sent | Failed | Retry | Uncertain | AlreadyDone
+Outcome = Sent | Failed | Retry | Slow | SenderRefused | Uncertain | NotClaimed
+
+
+class Reply(StrEnum):
+    """What a refusal is about."""
+
+    PACE = "pace"
+    LOGIN = "login"
+    BLOCKED = "blocked"
+    SENDER = "sender"
+    SOFT = "soft"
+    HARD = "hard"
+    CONTENT = "content"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Matches a reply by its code, and where given by its enhanced status code (RFC 3463) and its words."""
+
+    codes: str
+    enhanced: str
+    words: str
+    means: Reply
+    source: str
+
+    def matches(self, code: int, enhanced: str, text: str) -> bool:
+        return (
+            re.fullmatch(self.codes, str(code)) is not None
+            and re.fullmatch(self.enhanced, enhanced) is not None
+            and re.search(self.words, text, re.IGNORECASE) is not None
+        )
+
+
+_ANY = ".*"
+
+# The first rule that matches counts.
+SMTP_RULES = (
+    _Rule("454", _ANY, r"throttling.*(daily|quota)", Reply.BLOCKED, "Amazon SES, SMTP response codes: daily quota"),
+    _Rule("454", _ANY, "throttling", Reply.PACE, "Amazon SES, SMTP response codes: maximum sending rate"),
+    _Rule("454", r"4\.7\.0|", _ANY, Reply.LOGIN, "RFC 4954, 6: temporary authentication failure"),
+    _Rule("530|534|535|538", _ANY, _ANY, Reply.LOGIN, "RFC 4954, 6"),
+    _Rule("550", r"5\.4\.5", _ANY, Reply.BLOCKED, "Gmail, SMTP errors: daily sending limit exceeded"),
+    _Rule("550", r"5\.4\.6", _ANY, Reply.BLOCKED, "Zoho Mail: unusual sending activity"),
+    _Rule("554", r"5\.1\.8", _ANY, Reply.BLOCKED, "Zoho Mail: outgoing blocked"),
+    _Rule("550", r"5\.7\.(515|26)", _ANY, Reply.BLOCKED, "Microsoft, Gmail: the sender's domain isn't authenticated"),
+    _Rule("554", _ANY, "not verified", Reply.BLOCKED, "Amazon SES, SMTP response codes: identity isn't verified"),
+    # A mailbox that is full, greylisted or asleep is one recipient's matter, whatever the code in front of it.
+    _Rule("450|451|452", r"4\.[12]\.[02-9]", _ANY, Reply.SOFT, "RFC 3463, 3.2 and 3.3: addressing and mailbox status"),
+    _Rule("450|451", _ANY, r"gr[ea]y-?list", Reply.SOFT, "RFC 6647, 2: greylisting"),
+    _Rule("421|432", _ANY, _ANY, Reply.PACE, "RFC 5321, 3.8: closing channel; Microsoft 365: 432 4.3.21"),
+    _Rule("450", r"4\.2\.1", _ANY, Reply.PACE, "Gmail, SMTP errors: receiving mail at a rate that's too high"),
+    _Rule("451", _ANY, _ANY, Reply.PACE, "RFC 5321, 4.2.3: local error in processing"),
+    _Rule("452", r"4\.4\.5|4\.5\.3", _ANY, Reply.PACE, "RFC 3463, 3.5 and 3.6: congestion, too many recipients"),
+    _Rule("4..", _ANY, _ANY, Reply.SOFT, "RFC 5321, 4.2.1: transient"),
+    _Rule("5..", r"5\.7\.\d+", _ANY, Reply.CONTENT, "RFC 3463, 3.8: security or policy status"),
+    _Rule("5..", _ANY, _ANY, Reply.HARD, "RFC 5321, 4.2.1: permanent"),
+)
+_SENDER_RULES = (
+    *SMTP_RULES[:9],
+    _Rule("5..", _ANY, _ANY, Reply.SENDER, "RFC 5321, 3.3: the reverse-path isn't acceptable"),
+)
 
 _ENHANCED = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
 
-# Replies that speak of the sending account, never of the recipient: no recipient may fail for them.
-# 530, 535, 454 4.7.0: RFC 4954, 6. 5.4.5, 5.4.6, 5.1.8: Gmail's and Zoho's quota and block replies.
-_ACCOUNT_CODES = frozenset((421, 432, 530, 534, 535, 538))
-_ACCOUNT_ENHANCED = frozenset(((454, "4.7.0"), (550, "5.4.5"), (550, "5.4.6"), (554, "5.1.8"), (550, "5.7.515")))
 
+def classify_smtp(code: int, message: str, *, to_mail_from: bool = False) -> Reply:
+    """What an SMTP refusal means.
 
-def speaks_of_account(code: int, message: str) -> bool:
-    """Whether an SMTP reply refuses the account or the connection instead of this mail."""
-    if code in _ACCOUNT_CODES:
-        return True
-    enhanced = _ENHANCED.search(message)
-    return enhanced is not None and (code, enhanced.group(1)) in _ACCOUNT_ENHANCED
-
-
-def classify_refusal(code: int, message: str) -> Failed | Retry:
-    """What an SMTP refusal of a recipient or a mail means (RFC 5321, 4.2.1: 4yz transient, 5yz permanent)."""
-    reply = f"{code} {' '.join(message.split())}"
-    return Failed(reply) if code >= 500 else Retry(reply)
+    Args:
+        to_mail_from: it's the answer to MAIL FROM, which speaks of the sender.
+    """
+    found = _ENHANCED.search(message)
+    enhanced = found.group(1) if found else ""
+    rules = (*_SENDER_RULES, *SMTP_RULES) if to_mail_from else SMTP_RULES
+    return next((rule.means for rule in rules if rule.matches(code, enhanced, message)), Reply.SOFT)

@@ -7,9 +7,9 @@ from uuid import uuid4
 from worker.errors import InvalidJob, MailRefused
 from worker.jobs import Address, Job, parse_address
 from worker.message import build_mail
-from worker.outcomes import Failed, Retry, Sent, Uncertain
-from worker.process import smtp_transport
+from worker.outcomes import Failed, Retry, SenderRefused, Sent, Slow, Uncertain
 from worker.settings import Settings
+from worker.transports.choice import destination, make_transport
 
 _HTML = "<p>This is a test mail from <b>{host}</b>. The umlaut ü and the check mark ✓ must look right.</p>"
 
@@ -24,9 +24,15 @@ def send_test(settings: Settings, address: str) -> str:
     outcome = asyncio.run(_send(settings, job))
     match outcome:
         case Sent(reply=reply):
-            return f"{settings.smtp_host} accepted the mail to {job.to.email}: {reply}"
-        case Failed(reason=reason) | Retry(reason=reason) | Uncertain(reason=reason):
-            raise MailRefused(f"{settings.smtp_host} didn't accept the mail to {job.to.email}: {reason}.")
+            return f"{destination(settings)} accepted the mail to {job.to.email}: {reply}"
+        case (
+            Failed(reason=reason)
+            | Retry(reason=reason)
+            | Slow(reason=reason)
+            | SenderRefused(reason=reason)
+            | Uncertain(reason=reason)
+        ):
+            raise MailRefused(f"{destination(settings)} didn't accept the mail to {job.to.email}: {reason}.")
         case _:
             raise AssertionError(outcome)
 
@@ -35,7 +41,7 @@ async def _send(settings: Settings, job: Job) -> object:
     async def claim() -> bool:
         return True
 
-    transport = smtp_transport(settings)
+    transport = make_transport(settings)
     try:
         return await transport.send(build_mail(job, uuid4().hex), claim)
     finally:

@@ -2,44 +2,58 @@
 
 import pytest
 
-from worker.outcomes import Failed, Retry, classify_refusal, speaks_of_account
+from worker.outcomes import Reply, classify_smtp
 from worker.retry import LONGEST_DELAY_MS, retry_delay_ms
 
 
 @pytest.mark.parametrize(
-    ("code", "text", "outcome"),
+    ("code", "text", "means"),
     [
-        (550, "5.1.1 no such user", Failed),
-        (553, "5.1.3 bad address", Failed),
-        (554, "5.7.1 spam", Failed),
-        (451, "4.3.0 try again", Retry),
-        (450, "4.2.0 greylisted", Retry),
-        (452, "4.2.2 mailbox full", Retry),
+        (550, "5.1.1 no such user", Reply.HARD),
+        (553, "5.1.3 bad address", Reply.HARD),
+        (550, "5.2.1 mailbox disabled", Reply.HARD),
+        (554, "no", Reply.HARD),
+        (552, "5.3.4 message too big", Reply.HARD),
+        (554, "5.7.1 spam", Reply.CONTENT),
+        (550, "5.7.26 unauthenticated mail from example.com isn't accepted", Reply.BLOCKED),
+        (554, "Message rejected: Email address is not verified.", Reply.BLOCKED),
+        (450, "4.2.0 greylisted", Reply.SOFT),
+        (451, "4.7.1 Greylisting in action", Reply.SOFT),
+        (452, "4.2.2 mailbox full", Reply.SOFT),
+        (455, "4.5.0 parameters", Reply.SOFT),
+        (421, "4.7.0 too many connections", Reply.PACE),
+        (421, "4.4.2 timeout", Reply.PACE),
+        (432, "4.3.21 too many senders", Reply.PACE),
+        (450, "4.2.1 the user is receiving mail at a rate", Reply.PACE),
+        (451, "4.3.0 try again", Reply.PACE),
+        (452, "4.5.3 too many recipients", Reply.PACE),
+        (454, "Throttling failure: Maximum sending rate exceeded.", Reply.PACE),
+        (454, "Throttling failure: Daily message quota exceeded.", Reply.BLOCKED),
+        (454, "4.7.0 temporary authentication failure", Reply.LOGIN),
+        (530, "5.7.0 authentication required", Reply.LOGIN),
+        (535, "5.7.8 bad credentials", Reply.LOGIN),
+        (550, "5.4.5 daily sending quota exceeded", Reply.BLOCKED),
+        (550, "5.4.6 unusual sending activity", Reply.BLOCKED),
+        (554, "5.1.8 outgoing blocked", Reply.BLOCKED),
+        (550, "5.7.515 access denied", Reply.BLOCKED),
     ],
 )
-def test_a_refusal_of_a_recipient(code: int, text: str, outcome: type[Failed] | type[Retry]) -> None:
-    assert classify_refusal(code, text) == outcome(f"{code} {text}")
+def test_a_refusal(code: int, text: str, means: Reply) -> None:
+    assert classify_smtp(code, text) is means
 
 
 @pytest.mark.parametrize(
-    ("code", "text"),
+    ("code", "text", "means"),
     [
-        (421, "4.7.0 too many connections"),
-        (454, "4.7.0 temporary authentication failure"),
-        (530, "5.7.0 authentication required"),
-        (535, "5.7.8 bad credentials"),
-        (550, "5.4.5 daily sending quota exceeded"),
-        (550, "5.4.6 unusual sending activity"),
-        (554, "5.1.8 outgoing blocked"),
+        (550, "5.7.1 not your address", Reply.SENDER),
+        (553, "5.7.1 sender rejected", Reply.SENDER),
+        (550, "5.4.5 daily sending quota exceeded", Reply.BLOCKED),
+        (530, "5.7.0 authentication required", Reply.LOGIN),
+        (451, "4.3.0 try again", Reply.PACE),
     ],
 )
-def test_replies_that_speak_of_the_account(code: int, text: str) -> None:
-    assert speaks_of_account(code, text)
-
-
-@pytest.mark.parametrize(("code", "text"), [(550, "5.1.1 no such user"), (451, "4.3.0 busy"), (554, "no")])
-def test_replies_that_speak_of_the_recipient(code: int, text: str) -> None:
-    assert not speaks_of_account(code, text)
+def test_a_refusal_of_the_sender(code: int, text: str, means: Reply) -> None:
+    assert classify_smtp(code, text, to_mail_from=True) is means
 
 
 def test_delays_double_up_to_an_hour() -> None:

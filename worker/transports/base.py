@@ -6,26 +6,39 @@ from typing import Protocol
 from worker.message import Mail
 from worker.outcomes import Outcome
 
-#: Called once, just before the mail's content goes out; False means that the mail must not be sent.
+#: Called just before the mail goes out, at most once for each connection that is tried; False means that it mustn't.
 Claim = Callable[[], Awaitable[bool]]
 
 
 class Transport(Protocol):
     """One per process and sending account; its methods run on the process's one event loop."""
 
+    @property
+    def idempotent_seconds(self) -> int:
+        """How long the provider drops a second copy of a mail by itself; 0 if it doesn't."""
+
     async def send(self, mail: Mail, claim: Claim) -> Outcome:
         """Makes one try.
 
         Raises:
-            TransportUnavailable: no mail can leave at present; `claim` was not called, the mail is untouched.
+            TransportUnavailable, AccountRefused, NoConnectionYet: no mail can leave at present; this one wasn't
+                accepted, whether it was claimed or not.
         """
 
     async def check(self) -> str:
         """Connects and logs in without sending; returns a phrase for people.
 
         Raises:
-            TransportUnavailable: with what to do about it.
+            TransportUnavailable, AccountRefused: with what to do about it.
         """
 
     async def close(self) -> None:
         """Ends all connections."""
+
+
+class Connections(Protocol):
+    """The fleet's limit on connections, and what it knows about a login that was refused; see account.py."""
+
+    async def may_connect(self, open_connections: int) -> int: ...
+    async def count_connections(self, open_connections: int) -> None: ...
+    async def resume(self) -> None: ...

@@ -1,55 +1,97 @@
 """SMTP with kept-open connections (RFC 5321, 4954 and 8314). The only module that knows aiosmtplib."""
 
 import asyncio
+import contextlib
 import ssl
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 
 import aiosmtplib
+import redis
 
-from worker.errors import TransportUnavailable
+from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.message import Mail
-from worker.outcomes import AlreadyDone, Failed, Outcome, Sent, Uncertain, classify_refusal, speaks_of_account
-from worker.settings import Secret
-from worker.transports.base import Claim
+from worker.outcomes import (
+    Failed,
+    NotClaimed,
+    Outcome,
+    Reply,
+    Retry,
+    SenderRefused,
+    Sent,
+    Slow,
+    Uncertain,
+    classify_smtp,
+)
+from worker.settings import Secret, SmtpAuth
+from worker.transports.base import Claim, Connections
+from worker.transports.smtp_session import ConnectionLost, SmtpReply, SmtpSession
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-#: For all of one mail: aiosmtplib's own timeout is per socket operation, and a server may trickle.
+#: For all of one mail: a server may trickle its replies for ever.
 MAIL_DEADLINE_SECONDS = 60.0
 #: Servers end connections that carried this many mails (Postfix 100) or idled; do it before they do.
 MAILS_PER_CONNECTION = 100
 IDLE_SECONDS = 20.0
 
+#: Returns the password, or with `xoauth2` an access token.
+Credential = Callable[[], Awaitable[Secret]]
 
-class _NeedsSmtpUtf8(Exception):
-    pass
 
-
-@dataclass(slots=True)
 class _Connection:
-    client: aiosmtplib.SMTP
-    mails: int = 0
-    idle_since: float = 0.0
+    """An open connection, and how much it has been used."""
+
+    def __init__(self, session: SmtpSession) -> None:
+        self.session = session
+        self.mails = 0
+        self.expiry: asyncio.TimerHandle | None = None
 
 
 class SmtpTransport:
     """A pool of logged-in connections; it never holds more than there are mails being sent at once."""
 
+    idempotent_seconds = 0
+
     def __init__(
-        self, *, host: str, port: int, user: str, password: Secret, implicit_tls: bool, local_hostname: str
+        self,
+        *,
+        host: str,
+        port: int,
+        user: str,
+        shown_user: str,
+        credential: Credential,
+        auth: SmtpAuth,
+        implicit_tls: bool,
+        local_hostname: str,
+        connections: Connections | None = None,
+        mails_per_connection: int = MAILS_PER_CONNECTION,
     ) -> None:
+        """
+        Args:
+            shown_user: what sentences call the user.
+            connections: the fleet's limit; None for a single test mail.
+        """
         self._host = host
         self._port = port
         self._user = user
-        self._password = password
+        self._shown_user = shown_user
+        self._credential = credential
+        self._auth = auth
         self._implicit_tls = implicit_tls
         self._local_hostname = local_hostname
+        self._connections = connections
+        self._mails_per_connection = mails_per_connection
         self._tls = ssl.create_default_context()
         self._idle: list[_Connection] = []
+        self._open = 0
+        self._works = False
+        self._first = asyncio.Lock()
+        self._failures = 0
+        self._last_failure: TransportUnavailable | AccountRefused | NoConnectionYet | None = None
+        self._background: set[asyncio.Task[None]] = set()
 
     async def send(self, mail: Mail, claim: Claim) -> Outcome:
         """See `Transport.send`."""
-        idle = self._take_idle()
-        if idle is not None:
+        if idle := self._take_idle():
             try:
                 return await self._send_on(idle, mail, claim)
             except TransportUnavailable:
@@ -57,71 +99,132 @@ class SmtpTransport:
         return await self._send_on(await self._connect(), mail, claim)
 
     async def _send_on(self, connection: _Connection, mail: Mail, claim: Claim) -> Outcome:
+        session = connection.session
         content_started = False
-        reusable = False
+        clean = False
         try:
-            async with asyncio.timeout(MAIL_DEADLINE_SECONDS):
-                await self._envelope(connection.client, mail)
+            if mail.needs_smtputf8 and not session.smtputf8:
+                clean = True
                 if not await claim():
-                    reusable = await self._reset(connection.client)
-                    return AlreadyDone()
+                    return NotClaimed()
+                return Failed(f"{self._host} takes no addresses with non-ASCII characters (SMTPUTF8, RFC 6531)")
+            async with asyncio.timeout(MAIL_DEADLINE_SECONDS):
+                options = " SMTPUTF8 BODY=8BITMIME" if mail.needs_smtputf8 else ""
+                mail_from = f"MAIL FROM:<{mail.sender}>{options}".encode()
+                rcpt_to = f"RCPT TO:<{mail.recipient}>".encode()
+                if session.pipelining:
+                    # The claim can't wait for the 354: behind that there's no way back.
+                    if not await claim():
+                        clean = True
+                        return NotClaimed()
+                    session.write(mail_from + b"\r\n" + rcpt_to + b"\r\nDATA\r\n")
+                    replies = [await session.reply(), await session.reply(), await session.reply()]
+                    for number, reply in enumerate(replies[:2]):
+                        if reply.code // 100 != 2:
+                            if replies[2].code == 354:
+                                await session.abandon_data()
+                            clean = await self._reset(session)
+                            return self._refusal(reply, to_mail_from=number == 0)
+                    ready = replies[2]
+                else:
+                    for number, command in enumerate((mail_from, rcpt_to)):
+                        reply = await session.command(command)
+                        if reply.code // 100 != 2:
+                            clean = await self._reset(session)
+                            return self._refusal(reply, to_mail_from=number == 0)
+                    if not await claim():
+                        clean = await self._reset(session)
+                        return NotClaimed()
+                    ready = await session.command(b"DATA")
+                if ready.code != 354:
+                    clean = await self._reset(session)
+                    return self._refusal(ready)
                 content_started = True
-                reply = await connection.client.data(mail.data)
-                reusable = True
-                return Sent(_reply(reply))
-        except _NeedsSmtpUtf8 as error:
-            reusable = True
-            return Failed(str(error))
-        except aiosmtplib.SMTPResponseException as error:
-            # Also in reply to the content, where Gmail speaks of its daily limit: a refusal leaves nothing uncertain.
-            if speaks_of_account(error.code, error.message):
-                raise self._unavailable(f"it answered {error.code} {_one_line(error.message)}") from error
-            reusable = await self._reset(connection.client)
-            return classify_refusal(error.code, error.message)
-        except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
+                reply = await session.content(mail.data)
+                content_started = False
+                clean = True
+                return Sent(str(reply)) if reply.code // 100 == 2 else self._refusal(reply)
+        except (ConnectionLost, OSError, TimeoutError) as error:
             problem = _one_line(str(error)) or "time-out"
             if content_started:
                 return Uncertain(f"the connection was lost before the server's reply to the mail: {problem}")
             raise self._unavailable(f"the connection was lost: {problem}") from error
         finally:
             connection.mails += 1
-            if reusable:
+            if clean:
                 self._give_back(connection)
             else:
-                connection.client.close()
+                self._drop(connection)
+
+    def _refusal(self, reply: SmtpReply, *, to_mail_from: bool = False) -> Outcome:
+        words = str(reply)[:300]
+        match classify_smtp(reply.code, reply.text, to_mail_from=to_mail_from):
+            case Reply.PACE:
+                return Slow(words)
+            case Reply.LOGIN:
+                raise AccountRefused(f"SMTP server {self._host}:{self._port} wants another login ({words}).", "login")
+            case Reply.BLOCKED:
+                raise AccountRefused(
+                    f"SMTP server {self._host}:{self._port} refuses the account {self._shown_user} ({words}).",
+                    "sending",
+                )
+            case Reply.SENDER:
+                return SenderRefused(words)
+            case Reply.SOFT:
+                return Retry(words)
+            case Reply.HARD | Reply.CONTENT:
+                return Failed(words)
 
     async def check(self) -> str:
         """See `Transport.check`."""
-        connection = await self._connect()
-        self._give_back(connection)
+        self._give_back(await self._connect())
         security = "TLS" if self._implicit_tls else "STARTTLS"
-        return f"{self._host}:{self._port}, {security}, logged in as {self._user}"
+        return f"{self._host}:{self._port}, {security}, logged in as {self._shown_user}"
 
     async def close(self) -> None:
         """Says QUIT on every connection; a server that doesn't answer within a second isn't waited for."""
         connections, self._idle = self._idle, []
-        await asyncio.gather(*(self._quit(connection.client) for connection in connections))
-
-    async def _envelope(self, client: aiosmtplib.SMTP, mail: Mail) -> None:
-        encoding: str = "ascii"
-        options: list[str] = []
-        if mail.needs_smtputf8:
-            if not client.supports_extension("smtputf8"):
-                raise _NeedsSmtpUtf8(f"{self._host} takes no addresses with non-ASCII characters (SMTPUTF8, RFC 6531)")
-            encoding, options = "utf-8", ["SMTPUTF8", "BODY=8BITMIME"]
-        try:
-            await client.mail(mail.sender, options=options, encoding=encoding)
-        except aiosmtplib.SMTPSenderRefused as error:
-            if error.code < 500:
-                raise
-            # It would refuse this sender's mail to every other recipient too.
-            raise self._unavailable(
-                f"it refuses the sender {mail.sender} ({error.code} {_one_line(error.message)}):"
-                " use an address that this account may send from"
-            ) from error
-        await client.rcpt(mail.recipient, encoding=encoding)
+        await asyncio.gather(*(self._quit(connection) for connection in connections))
+        if self._background:
+            await asyncio.wait(self._background, timeout=1)
 
     async def _connect(self) -> _Connection:
+        if self._works:
+            return await self._connect_now()
+        # Until one connection has worked, the others wait for it: a wrong password is tried once, not fifty times.
+        failures = self._failures
+        async with self._first:
+            if not self._works and self._last_failure is not None and self._failures > failures:
+                raise self._last_failure
+            return await self._connect_now()
+
+    async def _connect_now(self) -> _Connection:
+        try:
+            return await self._connect_if_allowed()
+        except (TransportUnavailable, AccountRefused, NoConnectionYet) as error:
+            self._works = isinstance(error, NoConnectionYet) and self._works
+            self._failures += 1
+            self._last_failure = error
+            raise
+
+    async def _connect_if_allowed(self) -> _Connection:
+        wait_ms = 0
+        if self._connections is not None:
+            wait_ms = await self._connections.may_connect(self._open)
+            if wait_ms > 0:
+                raise NoConnectionYet(wait_ms)
+        self._open += 1
+        try:
+            session = await self._log_in(await self._greet())
+        except BaseException:
+            self._closed()
+            raise
+        self._works = True
+        if wait_ms < 0 and self._connections is not None:
+            await self._connections.resume()
+        return _Connection(session)
+
+    async def _greet(self) -> aiosmtplib.SMTP:
         client = aiosmtplib.SMTP(
             hostname=self._host,
             port=self._port,
@@ -141,21 +244,40 @@ class SmtpTransport:
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             client.close()
             raise self._unavailable(await self._connect_problem(error)) from error
+        return client
+
+    async def _log_in(self, client: aiosmtplib.SMTP) -> SmtpSession:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                await client.login(self._user, self._password)
+                credential = await self._credential()
+                match self._auth:
+                    case "auto":
+                        await client.login(self._user, credential)
+                    case "plain":
+                        await client.auth_plain(self._user, credential)
+                    case "login":
+                        await client.auth_login(self._user, credential)
+                    case "xoauth2":
+                        await client.auth_xoauth2(self._user, credential)
         except aiosmtplib.SMTPAuthenticationError as error:
             client.close()
-            raise self._unavailable(
-                f"it refuses the login as {self._user} ({error.code} {_one_line(error.message)}):"
-                " check SMTP_USER and SMTP_PASS"
+            check = "the SMTP_OAUTH_… settings" if self._auth == "xoauth2" else "SMTP_USER and SMTP_PASS"
+            raise AccountRefused(
+                f"SMTP server {self._host}:{self._port}: it refuses the login as {self._shown_user}"
+                f" ({error.code} {_one_line(error.message)}): check {check}.",
+                "login",
             ) from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             client.close()
             raise self._unavailable(f"logging in failed: {_one_line(str(error)) or 'time-out'}") from error
-        # From here on the deadline of the whole mail counts.
-        client.timeout = MAIL_DEADLINE_SECONDS
-        return _Connection(client)
+        protocol = client.protocol
+        if protocol is None or protocol.transport is None:
+            raise self._unavailable("it ended the connection after the login")
+        return SmtpSession(
+            protocol.transport,
+            pipelining=client.supports_extension("pipelining"),
+            smtputf8=client.supports_extension("smtputf8"),
+        )
 
     async def _connect_problem(self, error: Exception) -> str:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
@@ -185,36 +307,61 @@ class SmtpTransport:
         writer.close()
         return True
 
-    async def _reset(self, client: aiosmtplib.SMTP) -> bool:
+    async def _reset(self, session: SmtpSession) -> bool:
         try:
             async with asyncio.timeout(5):
-                await client.rset()
-        except (aiosmtplib.SMTPException, OSError, TimeoutError):
+                return (await session.command(b"RSET")).code // 100 == 2
+        except (ConnectionLost, TimeoutError):
             return False
-        return True
 
     def _take_idle(self) -> _Connection | None:
-        now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.client.is_connected and now - connection.idle_since < IDLE_SECONDS:
+            if connection.expiry is not None:
+                connection.expiry.cancel()
+            if connection.session.usable:
                 return connection
-            connection.client.close()
+            self._drop(connection)
         return None
 
     def _give_back(self, connection: _Connection) -> None:
-        if connection.mails >= MAILS_PER_CONNECTION or not connection.client.is_connected:
-            connection.client.close()
+        if connection.mails >= self._mails_per_connection or not connection.session.usable:
+            self._drop(connection)
             return
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.expiry = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._expire, connection)
         self._idle.append(connection)
 
-    async def _quit(self, client: aiosmtplib.SMTP) -> None:
+    def _expire(self, connection: _Connection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._drop(connection)
+
+    def _drop(self, connection: _Connection) -> None:
+        with contextlib.suppress(ConnectionLost):
+            connection.session.write(b"QUIT\r\n")
+        connection.session.close()
+        self._closed()
+
+    def _closed(self) -> None:
+        self._open -= 1
+        if self._connections is not None:
+            task = asyncio.create_task(self._tell_count(self._connections))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _tell_count(self, connections: Connections) -> None:
+        # The next connection tells the number again.
+        with contextlib.suppress(redis.RedisError):
+            await connections.count_connections(self._open)
+
+    async def _quit(self, connection: _Connection) -> None:
         try:
             async with asyncio.timeout(1):
-                await client.quit()
-        except (aiosmtplib.SMTPException, OSError, TimeoutError):
-            client.close()
+                await connection.session.command(b"QUIT")
+        except (ConnectionLost, TimeoutError):
+            pass
+        connection.session.close()
+        self._closed()
 
     def _unavailable(self, problem: str) -> TransportUnavailable:
         return TransportUnavailable(f"SMTP server {self._host}:{self._port}: {problem}.")
@@ -225,10 +372,6 @@ def _certificate_problem(error: ssl.SSLCertVerificationError) -> str:
         f"its certificate isn't trusted ({error.verify_message}): use the name that is in its certificate,"
         " or add its CA to base_ca_certificates"
     )
-
-
-def _reply(response: aiosmtplib.SMTPResponse) -> str:
-    return f"{response.code} {_one_line(response.message)}"
 
 
 def _one_line(text: str) -> str:

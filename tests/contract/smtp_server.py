@@ -1,0 +1,111 @@
+"""An SMTP server over TLS that behaves as it's told, mail by mail."""
+
+import asyncio
+import base64
+import ssl
+from dataclasses import dataclass, field
+
+_CLOSE = "close"
+_STALL = "stall"
+
+
+@dataclass(slots=True)
+class SmtpServer:
+    """Answers with what stands in `replies` by command (`AUTH`, `MAIL`, `RCPT`, `DATA`, `CONTENT`, `RSET`), and takes
+    everything else. `close` ends the connection instead of a reply, `stall` says nothing more."""
+
+    pipelining: bool
+    smtputf8: bool = True
+    mechanism: str = "PLAIN"
+    replies: dict[str, str] = field(default_factory=dict)
+    accepted: list[tuple[str, bytes]] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    #: What clients said to log in, without base64, in one string a login.
+    logins: list[str] = field(default_factory=list)
+    connections: int = 0
+    port: int = 0
+    _server: asyncio.Server | None = None
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def start(self, tls: ssl.SSLContext) -> None:
+        """Listens on a free port of loopback."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.drop_connections()
+
+    def drop_connections(self) -> None:
+        """As a server does with connections that idle."""
+        for writer in self._writers:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            writer.write(b"220 here\r\n")
+            await self._converse(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        recipient = ""
+        while line := await reader.readline():
+            text = line.decode().strip()
+            verb = text.split(" ")[0].upper()
+            self.commands.append(text if verb != "AUTH" else verb)
+            if verb == "EHLO":
+                extensions = ["8BITMIME", f"AUTH {self.mechanism}"]
+                extensions += ["PIPELINING"] if self.pipelining else []
+                extensions += ["SMTPUTF8"] if self.smtputf8 else []
+                writer.write("".join(f"250-{name}\r\n" for name in extensions).encode() + b"250 SIZE 1000000\r\n")
+                continue
+            if verb == "QUIT":
+                writer.write(b"221 bye\r\n")
+                return
+            if verb == "AUTH":
+                self.logins.append(await self._login(text, reader, writer))
+            if not await self._answer(
+                writer, verb, {"AUTH": "235 2.7.0 ok", "DATA": "354 go"}.get(verb, "250 2.0.0 ok")
+            ):
+                return
+            if verb == "RCPT" and "RCPT" not in self.replies:
+                recipient = text[9:].partition(">")[0]
+            if verb == "DATA" and self.replies.get("DATA", "354").startswith("354"):
+                content = await self._content(reader)
+                if not recipient:
+                    writer.write(b"554 5.5.1 no valid recipients\r\n")
+                    continue
+                if not await self._answer(writer, "CONTENT", "250 2.0.0 kept"):
+                    return
+                if "CONTENT" not in self.replies:
+                    self.accepted.append((recipient, content))
+                recipient = ""
+
+    async def _login(self, text: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        words = text.split(" ")[2:]
+        while len(words) < (2 if self.mechanism == "LOGIN" else 1):
+            writer.write(b"334 VXNlcm5hbWU6\r\n")
+            words.append((await reader.readline()).decode().strip())
+        return " ".join(base64.b64decode(word).decode() for word in words)
+
+    async def _content(self, reader: asyncio.StreamReader) -> bytes:
+        lines = []
+        while (line := await reader.readuntil(b"\r\n")) != b".\r\n":
+            lines.append(line[1:] if line.startswith(b".") else line)
+        return b"".join(lines)
+
+    async def _answer(self, writer: asyncio.StreamWriter, verb: str, usual: str) -> bool:
+        reply = self.replies.get(verb, usual)
+        if reply == _CLOSE:
+            return False
+        if reply == _STALL:
+            await asyncio.sleep(3600)
+        writer.write(reply.encode() + b"\r\n")
+        return True

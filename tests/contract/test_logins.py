@@ -1,0 +1,136 @@
+"""How the SMTP transport logs in: RFC 4616 (PLAIN), LOGIN, and XOAUTH2 with a token that is had by RFC 6749, 6."""
+
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from testbed.certificates import write_certificates
+from tests.contract.http_server import Answer, HttpServer
+from tests.contract.smtp_server import SmtpServer
+from worker.errors import AccountRefused, TransportUnavailable
+from worker.settings import Settings, load_settings
+from worker.transports import oauth
+from worker.transports.choice import make_transport
+
+USER, PASSWORD, REFRESH_TOKEN = "me@example.org", "pass word ü", "refresh-s3cret"
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    write_certificates(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    return context
+
+
+@pytest.fixture
+async def server(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SmtpServer]:
+    server = SmtpServer(pipelining=True)
+    await server.start(tls)
+    monkeypatch.setattr("worker.settings.IMPLICIT_TLS_PORT", server.port)
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def tokens(tls: ssl.SSLContext) -> AsyncIterator[HttpServer]:
+    answer = Answer(200, {"access_token": "first-t0ken", "expires_in": 3600, "token_type": "Bearer"})
+    server = HttpServer(answer, answer)
+    await server.start(tls)
+    yield server
+    await server.stop()
+
+
+def settings(server: SmtpServer, auth: str, tokens: HttpServer | None = None) -> Settings:
+    return load_settings(
+        {
+            "MAIL_WORKER_ENV_FILE": "/dev/null",
+            "REDIS_URL": "redis://127.0.0.1",
+            "SUPABASE_URL": "https://x.example",
+            "SUPABASE_SECRET_KEY": "x",
+            "SMTP_HOST": "127.0.0.1",
+            "SMTP_PORT": str(server.port),
+            "SMTP_USER": USER,
+            "SMTP_PASS": PASSWORD,
+            "SMTP_AUTH": auth,
+            "SMTP_OAUTH_TOKEN_URL": f"https://127.0.0.1:{tokens.port}/token" if tokens else "",
+            "SMTP_OAUTH_CLIENT_ID": "client",
+            "SMTP_OAUTH_CLIENT_SECRET": "client-s3cret",
+            "SMTP_OAUTH_REFRESH_TOKEN": REFRESH_TOKEN,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("auth", "mechanism", "said"),
+    [
+        ("auto", "PLAIN", f"\0{USER}\0{PASSWORD}"),
+        ("auto", "LOGIN", f"{USER} {PASSWORD}"),
+        ("plain", "PLAIN", f"\0{USER}\0{PASSWORD}"),
+        ("login", "LOGIN", f"{USER} {PASSWORD}"),
+    ],
+)
+async def test_a_password_is_given_as_the_server_wants_it(
+    server: SmtpServer, auth: str, mechanism: str, said: str
+) -> None:
+    server.mechanism = mechanism
+    transport = make_transport(settings(server, auth))
+    assert f"logged in as {USER}" in await transport.check()
+    await transport.close()
+    assert server.logins == [said]
+
+
+async def test_xoauth2_gets_a_token_and_keeps_it(server: SmtpServer, tokens: HttpServer) -> None:
+    server.mechanism = "XOAUTH2"
+    transport = make_transport(settings(server, "xoauth2", tokens))
+    for _ in range(2):
+        await transport.check()
+        await transport.close()
+    assert server.logins == [f"user={USER}\x01auth=Bearer first-t0ken\x01\x01"] * 2
+    [request] = tokens.requests
+    assert request.form == {
+        "grant_type": "refresh_token",
+        "client_id": "client",
+        "client_secret": "client-s3cret",
+        "refresh_token": REFRESH_TOKEN,
+    }
+
+
+async def test_a_token_that_ends_soon_is_replaced(
+    server: SmtpServer, tokens: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.mechanism = "XOAUTH2"
+    monkeypatch.setattr(oauth, "EARLY_SECONDS", 3600.0)
+    transport = make_transport(settings(server, "xoauth2", tokens))
+    await transport.check()
+    await transport.close()
+    tokens.answer = Answer(200, {"access_token": "second-t0ken", "expires_in": 3600})
+    await transport.check()
+    await transport.close()
+    assert [login.split(" ")[1][:6] for login in server.logins] == ["first-", "second"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (
+            Answer(400, {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}),
+            AccountRefused,
+            "gives no access token (400 Token has been expired or revoked.): check SMTP_OAUTH_CLIENT_ID",
+        ),
+        (Answer(instead="close"), TransportUnavailable, "check SMTP_OAUTH_TOKEN_URL"),
+    ],
+)
+async def test_a_token_that_cannot_be_had_is_one_sentence(
+    server: SmtpServer, tokens: HttpServer, answer: Answer, kind: type[Exception], words: str
+) -> None:
+    tokens.answer = answer
+    transport = make_transport(settings(server, "xoauth2", tokens))
+    with pytest.raises(kind) as caught:
+        await transport.check()
+    await transport.close()
+    assert words in str(caught.value)
+    assert REFRESH_TOKEN not in str(caught.value)
