@@ -11,6 +11,7 @@ import redis
 from worker import keys
 from worker.database import Database
 from worker.errors import DatabaseRejected
+from worker.uncertain import UncertainMails
 
 #: A campaign is looked at again after this long in any case: rows may have been added or deleted by hand.
 LOOK_AGAIN_SECONDS = 60.0
@@ -33,6 +34,7 @@ class Campaigns:
     def __init__(self, client: "redis.Redis", database: Database) -> None:
         self._client = client
         self._database = database
+        self._uncertain = UncertainMails(client)
         self._looks: dict[str, _Look] = {}
 
     def close_complete(self) -> None:
@@ -85,3 +87,4 @@ class Campaigns:
             pipeline.expire(keys.ledger(campaign_id), LEDGER_KEPT_SECONDS)
             pipeline.expire(keys.counts(campaign_id), LEDGER_KEPT_SECONDS)
             pipeline.execute()
+        self._uncertain.forget_resent(LEDGER_KEPT_SECONDS)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import redis
 
-from worker import __version__
+from worker import __version__, operator_commands
 from worker.errors import MailWorkerError, SettingsError
 from worker.redis_client import connect, explain
 from worker.settings import Settings, load_settings
+
+Command = Callable[[Settings, argparse.Namespace], int]
 
 # Each command imports what it needs: a worker must stay small, and `supabase` alone is 40 MB.
 
@@ -25,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"FAIL settings  {mistake}", flush=True)
         return 2
     try:
-        command: Callable[[Settings, argparse.Namespace], int] = options.command
+        command: Command = options.command
         return command(settings, options)
     except MailWorkerError as error:
         print(error, file=sys.stderr)
@@ -41,30 +43,57 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mail-worker {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[Settings, argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=text, description=text)
         subparser.set_defaults(command=command)
         return subparser
 
     add("run", _run, "Send mails from the queue until stopped (supervisord runs this).")
     add("record", _record, "Write results to Supabase until stopped (supervisord runs this).")
-    check = add("check", _check, "Check settings, Redis, Supabase and the SMTP server, each with the fix.")
+    check = add("check", _check, "Check settings, Redis, Supabase and the mail server or API, each with the fix.")
     check.add_argument("--settings", action="store_true", help="check the settings only, without any connection")
     add("status", _status, "Show the queue, the processes and the open campaigns.")
     send_test = add("send-test", _send_test, "Send one test mail past the queue.")
     send_test.add_argument("address", metavar="ADDRESS")
     enqueue = add("enqueue", _enqueue, "Queue the jobs of a file; nothing is queued if one of them is wrong.")
     enqueue.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or CSV with a header line (.csv)")
+
+    def add_campaign_command(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+        subparser = add(name, command, text)
+        subparser.add_argument("campaign", metavar="CAMPAIGN", help="its id")
+        return subparser
+
+    add_campaign_command("pause", operator_commands.pause, "Stop sending a campaign's mails; they wait.")
+    add_campaign_command("resume", operator_commands.resume, "Go on with a paused campaign.")
+    add_campaign_command("cancel", operator_commands.cancel, "Drop a campaign's waiting mails for good.")
+    priority = add_campaign_command("priority", operator_commands.priority, "Send a campaign before or after others.")
+    priority.add_argument("priority", choices=("high", "normal", "low"))
+    reconcile = add_campaign_command(
+        "reconcile", operator_commands.reconcile, "Compare database, ledger, queue and dead letters of a campaign."
+    )
+    reconcile.add_argument("--repair", action="store_true", help="record again what the database lacks")
+    reconcile.add_argument("--jobs", type=Path, metavar="FILE", help="queue the jobs of missing recipients from it")
+    reconcile.add_argument("--show", type=int, default=20, metavar="N", help="missing recipients to list")
+    account = add("account", operator_commands.account, "Forget that the provider refused or slowed the account.")
+    account.add_argument("action", choices=("resume",))
+    uncertain = add("uncertain", operator_commands.uncertain, "Mails that may have been accepted without a reply.")
+    uncertain.add_argument("action", choices=("list", "resend", "mark-sent"))
+    uncertain.add_argument("--campaign", metavar="ID")
+    uncertain.add_argument("--subscriber", metavar="ID")
+    uncertain.add_argument("--all", action="store_true", help="resend or mark all that are held")
+    dead = add("dead", operator_commands.dead, "Messages that can't be worked on.")
+    dead.add_argument("action", choices=("list", "show", "retry", "drop"))
+    dead.add_argument("ids", nargs="*", metavar="ID")
+    dead.add_argument("--all", action="store_true")
     return parser
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
     from worker.logs import set_up_logging
     from worker.process import run_worker
-    from worker.stopping import Stop
 
     set_up_logging(settings.log_level)
-    run_worker(settings, Stop())
+    run_worker(settings)
     return 0
 
 
@@ -93,8 +122,9 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
     from worker.status import read_status, show
+    from worker.transports.choice import account_name
 
-    for line in show(read_status(connect(settings.redis_url))):
+    for line in show(read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate)):
         print(line)
     return 0
 
@@ -107,7 +137,9 @@ def _send_test(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.pacing import seconds_to_send
     from worker.producer import check_file, enqueue, read_jobs
+    from worker.status import duration
 
     total = check_file(options.file, settings.mail_from)
     queued = 0
@@ -121,5 +153,6 @@ def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    print(f"queued {queued} jobs")
+    seconds = seconds_to_send(queued, settings.mail_rate, [0] * len(settings.mail_rate), None)
+    print(f"queued {queued} jobs" + (f"; by MAIL_RATE they take at least {duration(seconds)}" if seconds else ""))
     return 0

@@ -1,24 +1,27 @@
 """The app's tables in Supabase. The only module that knows supabase; worker processes never import it."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
+from urllib.parse import quote_plus as _quote
 
 import httpx
 from postgrest.exceptions import APIError
 from postgrest.types import CountMethod, ReturnMethod
 from supabase import Client, ClientOptions, create_client
 
-from worker.errors import DatabaseRejected, DatabaseUnavailable
+from worker.errors import DatabaseRejected, DatabaseTooSlow, DatabaseUnavailable
+from worker.reconcile import Recipient
 from worker.settings import Settings
 
 REQUEST_TIMEOUT_SECONDS = 20.0
 #: Supabase's own cap on the rows of one answer.
 PAGE_ROWS = 1000
-#: Many servers take 8 kB of request line and headers at most; this leaves room for the rest of both.
-MAX_ID_BYTES = 5500
+#: Many servers take a request line of 8 kB at most (nginx's large_client_header_buffers); this leaves room for the rest
+#: of it, and for 180 UUIDs.
+MAX_ID_BYTES = 7200
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: data exceptions and constraint violations lie with the
 # values of a row; all else (rights, tables, time-outs, resources) is for the operator or for later.
@@ -41,6 +44,7 @@ class Database(Protocol):
     """
 
     def mark_sent(self, campaign_id: str, subscriber_ids: Sequence[str], at_ms: int) -> Marked: ...
+    def mark_failed(self, campaign_id: str, subscriber_ids: Sequence[str], reason: str) -> None: ...
     def count_unsent(self, campaign_id: str) -> int: ...
     def unsent(self, campaign_id: str, after: str | None) -> list[str]: ...
     def complete_campaign(self, campaign_id: str) -> bool: ...
@@ -110,6 +114,41 @@ class SupabaseDatabase:
         rows: Any = self._execute(query, names.recipients_table).data
         return [str(row[names.recipient_subscriber_column]) for row in rows]
 
+    def recipients(self, campaign_id: str) -> Iterator[Recipient]:
+        """All recipients of the campaign, in order of their subscriber ids."""
+        names = self._settings
+        after: str | None = None
+        while True:
+            query = (
+                self._client.table(names.recipients_table)
+                .select(f"{names.recipient_subscriber_column},{names.recipient_sent_column}")
+                .eq(names.recipient_campaign_column, campaign_id)
+                .order(names.recipient_subscriber_column)
+                .limit(PAGE_ROWS)
+            )
+            if after is not None:
+                query = query.gt(names.recipient_subscriber_column, after)
+            rows: Any = self._execute(query, names.recipients_table).data
+            for row in rows:
+                after = str(row[names.recipient_subscriber_column])
+                yield Recipient(after, row[names.recipient_sent_column] is True)
+            if not rows:
+                return
+
+    def mark_failed(self, campaign_id: str, subscriber_ids: Sequence[str], reason: str) -> None:
+        """Writes why these recipients got no mail, if there's a column for it."""
+        names = self._settings
+        if not names.recipient_error_column:
+            return
+        for ids in _by_length(subscriber_ids):
+            query = (
+                self._client.table(names.recipients_table)
+                .update({names.recipient_error_column: reason}, returning=ReturnMethod.minimal)
+                .eq(names.recipient_campaign_column, campaign_id)
+                .in_(names.recipient_subscriber_column, ids)
+            )
+            self._execute(query, names.recipients_table)
+
     def complete_campaign(self, campaign_id: str) -> bool:
         """Sets the campaign's status to `sent`; True for the one caller whose update changed it."""
         names = self._settings
@@ -130,6 +169,7 @@ class SupabaseDatabase:
                 names.recipient_subscriber_column,
                 names.recipient_sent_column,
                 names.recipient_sent_at_column,
+                *filter(None, (names.recipient_error_column,)),
             )
         )
         campaigns = f"{names.campaign_id_column},{names.campaign_status_column}"
@@ -151,8 +191,8 @@ def _by_length(ids: Sequence[str]) -> list[list[str]]:
     chunks: list[list[str]] = []
     size = MAX_ID_BYTES
     for subscriber_id in ids:
-        # As it stands in the URL: quotes and commas are escaped to three bytes each, UTF-8 bytes too.
-        length = 3 * len(subscriber_id.encode()) if not subscriber_id.isascii() else len(subscriber_id) + 9
+        # As it stands in the URL, with a comma behind it; what isn't a plain word gets two quotes.
+        length = len(_quote(subscriber_id)) + 3 + (0 if subscriber_id.replace("-", "").isalnum() else 6)
         if size + length > MAX_ID_BYTES:
             chunks.append([])
             size = 0
@@ -175,13 +215,18 @@ def _explained(error: APIError, url: str, table: str) -> DatabaseRejected | Data
         return DatabaseUnavailable(
             f"Supabase refuses the key ({message}): check SUPABASE_SECRET_KEY (or SUPABASE_SERVICE_ROLE_KEY)."
         )
-    if code in ("PGRST205", "42P01"):
+    # A count is a HEAD, whose answer has no body that could say more than 404.
+    if code in ("PGRST205", "42P01", "404"):
         return DatabaseUnavailable(
             f"Supabase has no table {table} ({message}): set SUPABASE_CAMPAIGNS_TABLE and SUPABASE_RECIPIENTS_TABLE."
         )
     if code in ("PGRST204", "42703"):
         return DatabaseUnavailable(
             f"Supabase's table {table} lacks a column ({message}): set the SUPABASE_…_COLUMN that names it."
+        )
+    if code == "57014":
+        return DatabaseTooSlow(
+            f"Supabase gives up on {table} ({message}): make sure that the campaign's column has an index."
         )
     if code == "42501":
         return DatabaseUnavailable(

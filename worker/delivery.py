@@ -1,18 +1,27 @@
 """The path of one mail, from a checked job to a recorded result."""
 
 import asyncio
+import itertools
 import logging
 from dataclasses import dataclass
-from secrets import token_hex
+from typing import Protocol
 
-from worker.errors import TransportUnavailable
+import redis
+
+from worker.account import Account, Gate
+from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.jobs import Job
 from worker.ledger import Entry, Ledger, Verdict
-from worker.message import build_mail
+from worker.message import Mail, build_mail
 from worker.outage import Outage
-from worker.outcomes import AlreadyDone, Failed, Outcome, Retry, Sent, Uncertain
+from worker.outcomes import Failed, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
 from worker.retry import retry_delay_ms
 from worker.transports.base import Transport
+
+#: A mail whose turn is further away goes back to the queue, where others see it.
+LONGEST_HELD_SECONDS = 30.0
+#: A mail that is told to slow down this often is an ordinary refusal: its mailbox is to blame.
+MAX_SLOW_DOWNS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -23,88 +32,191 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class TryAgain:
-    """Bring the message back after `delay_ms`, with `attempts` spent so far."""
+class Back:
+    """The mail waits in the queue: its campaign is paused, its turn is far away, or the process is stopping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The mail may have been accepted: its message waits for an operator, under this name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Bring the message back after `delay_ms`, with `attempts` and `slow_downs` spent so far."""
 
     delay_ms: int
     attempts: int
+    slow_downs: int
+
+
+Disposition = Done | Back | Held | Later
+
+
+class Pause(Protocol):
+    """Pauses a campaign, with the reason."""
+
+    async def __call__(self, campaign_id: str, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What delivery goes by."""
+
+    max_attempts: int
+    hold_uncertain: bool = False
 
 
 class Delivery:
-    """Delivers jobs by one transport. Its waits end early once `stopping` is set."""
+    """Delivers jobs by one transport and account. Its waits end early once the process is stopping."""
 
-    def __init__(self, transport: Transport, ledger: Ledger, *, max_attempts: int, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        ledger: Ledger,
+        account: Account,
+        gate: Gate,
+        pause: Pause,
+        process: str,
+        options: Options,
+    ) -> None:
         self._transport = transport
         self._ledger = ledger
-        self._max_attempts = max_attempts
-        self._outage = Outage(stopping)
+        self._account = account
+        self._gate = gate
+        self._pause = pause
+        self._options = options
+        self._outage = Outage(gate)
+        self._claimants = (f"{process}:{number}" for number in itertools.count())
 
-    async def deliver(self, job: Job, identity: str, attempts: int) -> Done | TryAgain:
+    async def deliver(self, job: Job, identity: str, attempts: int, slow_downs: int) -> Disposition:
         """Makes one try at a mail and records what came of it.
 
-        While the transport is unavailable the mail waits here, in the process: no attempt is spent, and the queue
-        stays where it can be counted.
+        While the account or the network lets no mail out, the mail waits here for a while, and then in the queue. No
+        attempt is spent.
 
         Args:
             identity: the message's id, the same for each try.
             attempts: tries that this mail's recipient has cost so far.
+            slow_downs: how often this mail was told to slow down.
 
         Raises:
-            redis.RedisError: the result isn't recorded; the message must come back.
+            redis.RedisError: the mail wasn't claimed; the message must come back.
         """
         entry = Entry(job.campaign_id, job.subscriber_id, identity)
         mail = build_mail(job, identity)
-        claimant = token_hex(8)
-        busy_ms = 0
-
-        async def claim() -> bool:
-            nonlocal busy_ms
-            verdict, busy_ms = await self._ledger.claim(entry, claimant)
-            if verdict is Verdict.UNCERTAIN:
-                logger.warning(
-                    "%s may have been accepted before; it is sent again with the same Message-ID", mail.message_id
-                )
-            return verdict in (Verdict.CLAIMED, Verdict.UNCERTAIN)
-
+        held_until = asyncio.get_running_loop().time() + LONGEST_HELD_SECONDS
         while True:
+            if asyncio.get_running_loop().time() + self._gate.seconds > held_until or not await self._gate.passed():
+                return Back()
+            attempt = _Attempt(entry, next(self._claimants), self._ledger)
             try:
-                outcome = await self._transport.send(mail, claim)
+                outcome = await self._transport.send(mail, attempt.claim)
+            except NoConnectionYet as error:
+                self._gate.close(error.wait_ms)
             except TransportUnavailable as error:
-                if await self._outage.wait(error):
+                await attempt.release(str(error))
+                self._outage.began(error)
+            except AccountRefused as error:
+                await attempt.release(str(error))
+                self._gate.close(await self._account.refused(error))
+            except redis.RedisError:
+                # Redis may have the claim although its answer was lost.
+                await attempt.release("Redis was away")
+                raise
+            else:
+                self._outage.over()
+                if attempt.verdict is Verdict.WAIT:
+                    self._gate.close(attempt.wait_ms)
                     continue
-                return TryAgain(delay_ms=0, attempts=attempts)
-            self._outage.over()
-            break
-        if busy_ms:
-            return TryAgain(delay_ms=busy_ms, attempts=attempts)
-        return await self._settle(entry, claimant, mail.message_id, outcome, attempts + 1)
+                self._gate.turn()
+                if isinstance(outcome, NotClaimed):
+                    return self._not_claimed(attempt, mail, attempts, slow_downs)
+                return await self._settle(attempt, mail, outcome, attempts, slow_downs)
 
     async def fail(self, entry: Entry, reason: str) -> None:
         """Records that a recipient's job can't become a mail."""
-        await self._ledger.record(entry, Failed(reason))
+        await self._ledger.record(entry, "", Failed(reason))
+
+    def _not_claimed(self, attempt: "_Attempt", mail: Mail, attempts: int, slow_downs: int) -> Disposition:
+        match attempt.verdict:
+            case Verdict.BUSY:
+                return Later(attempt.wait_ms, attempts, slow_downs)
+            case Verdict.PAUSED:
+                return Back()
+            case Verdict.HELD:
+                logger.warning("uncertain %s: held, see mail-worker uncertain", mail.message_id)
+                return Held(attempt.entry.name)
+            case _:
+                return Done()
 
     async def _settle(
-        self, entry: Entry, claimant: str, message_id: str, outcome: Outcome, attempts: int
-    ) -> Done | TryAgain:
+        self, attempt: "_Attempt", mail: Mail, outcome: Outcome, attempts: int, slow_downs: int
+    ) -> Disposition:
         match outcome:
-            case AlreadyDone():
-                return Done()
             case Sent(reply=reply):
-                await self._ledger.record(entry, outcome)
-                logger.info("sent %s: %s", message_id, reply)
+                await attempt.record(outcome)
+                logger.info("sent %s: %s", mail.message_id, reply)
                 return Done()
             case Failed(reason=reason):
-                await self._ledger.record(entry, outcome)
-                logger.warning("failed %s: %s", message_id, reason)
+                await attempt.record(outcome)
+                logger.warning("failed %s: %s", mail.message_id, reason)
                 return Done()
+            case SenderRefused(reason=reason):
+                if attempt.entry.campaign_id is None:
+                    await attempt.record(Failed(reason))
+                    logger.warning("failed %s: %s", mail.message_id, reason)
+                    return Done()
+                await attempt.release(reason)
+                await self._pause(attempt.entry.campaign_id, reason)
+                return Back()
+            case Slow(reason=reason, after_ms=after_ms) if slow_downs < MAX_SLOW_DOWNS:
+                await attempt.release(reason)
+                await self._account.slow_down(after_ms)
+                logger.warning("told to slow down %s: %s", mail.message_id, reason)
+                return Later(max(after_ms, 1000), attempts, slow_downs + 1)
             case Uncertain(reason=reason):
-                await self._ledger.record(entry, outcome)
-                logger.warning("uncertain %s: %s", message_id, reason)
-            case Retry(reason=reason):
-                if attempts < self._max_attempts:
-                    await self._ledger.release(entry, claimant)
-                logger.info("refused for now %s (attempt %d): %s", message_id, attempts, reason)
-        if attempts >= self._max_attempts:
-            await self._ledger.record(entry, Failed(f"given up after {attempts} attempts: {reason}"))
+                await attempt.record(outcome)
+                logger.warning("uncertain %s: %s", mail.message_id, reason)
+                if self._options.hold_uncertain:
+                    return Held(attempt.entry.name)
+            case Retry(reason=reason) | Slow(reason=reason):
+                if attempts + 1 < self._options.max_attempts:
+                    await attempt.release(reason)
+                logger.info("refused for now %s (attempt %d): %s", mail.message_id, attempts + 1, reason)
+        if attempts + 1 >= self._options.max_attempts:
+            await attempt.record(Failed(f"given up after {attempts + 1} attempts: {reason}"))
             return Done()
-        return TryAgain(retry_delay_ms(attempts), attempts)
+        return Later(retry_delay_ms(attempts + 1), attempts + 1, slow_downs)
+
+
+class _Attempt:
+    """One try's claim and result."""
+
+    def __init__(self, entry: Entry, claimant: str, ledger: Ledger) -> None:
+        self.entry = entry
+        self.verdict: Verdict | None = None
+        self.wait_ms = 0
+        self._asked = False
+        self._claimant = claimant
+        self._ledger = ledger
+
+    async def claim(self) -> bool:
+        """Whether the mail may leave now."""
+        if self.verdict in (Verdict.CLAIMED, Verdict.UNCERTAIN):
+            return True  # A second connection for the same try.
+        self._asked = True
+        self.verdict, self.wait_ms = await self._ledger.claim(self.entry, self._claimant)
+        if self.verdict is Verdict.UNCERTAIN:
+            logger.warning("a mail of %s may have been accepted before; it's sent again", self.entry.name)
+        return self.verdict in (Verdict.CLAIMED, Verdict.UNCERTAIN)
+
+    async def release(self, reason: str) -> None:
+        """Gives the claim back, if there may be one: nothing was accepted."""
+        if self._asked:
+            await self._ledger.record(self.entry, self._claimant, Retry(reason))
+
+    async def record(self, result: Sent | Failed | Uncertain) -> None:
+        await self._ledger.record(self.entry, self._claimant, result)

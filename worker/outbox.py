@@ -27,6 +27,8 @@ class Result:
     subscriber_id: str
     sent: bool
     at_ms: int
+    #: The server's words, of a mail that failed.
+    words: str = ""
 
 
 class Outbox:
@@ -113,4 +115,5 @@ def _result(entry_id: bytes, fields: dict[bytes, bytes]) -> Result:
         subscriber_id=fields[b"subscriber"].decode(),
         sent=fields[b"result"] == b"s",
         at_ms=int(fields[b"at"]),
+        words=fields.get(b"words", b"").decode(errors="replace"),
     )

@@ -2,96 +2,119 @@
 
 import asyncio
 import logging
+import os
+import signal
+import time
+from uuid import uuid4
 
-import dramatiq
 import redis
 import uvloop
-from dramatiq.asyncio import async_to_sync
 
 from worker import __version__
+from worker.account import Account, Gate
 from worker.actors import declare_actors
 from worker.broker import MailBroker
-from worker.delivery import Delivery
-from worker.ledger import RedisLedger
-from worker.processes import Heartbeat, process_name
+from worker.control import AsyncControl
+from worker.delivery import Delivery, Options
+from worker.ledger import LedgerOptions, RedisLedger
+from worker.message_queue import WAIT_SECONDS, MessageQueue
+from worker.processes import Process, forget, process_name
 from worker.redis_client import connect, connect_async, explain
+from worker.runner import MailWorker, Rhythm
 from worker.settings import Settings
-from worker.stopping import Stop
-from worker.transports.smtp import SmtpTransport
+from worker.transports.choice import account_name, destination, make_transport
 
 REDIS_AGAIN_SECONDS = 2.0
-#: How often an idle consumer asks Redis at the least.
-POLL_MS = 1000
+#: The scripts of queue, ledger and account go side by side; each of them gathers its own calls.
+CONNECTIONS = 4
 
 logger = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings, stop: Stop) -> None:
-    """Sends mails until told to stop, then finishes those that it has begun and gives the others back."""
-    client = connect(settings.redis_url)
-    if not wait_for_redis(client, stop):
-        return
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    transport = smtp_transport(settings)
-    ledger_client = connect_async(settings.redis_url, max_connections=settings.concurrency)
+def run_worker(settings: Settings) -> None:
+    """Sends mails until SIGTERM or SIGINT, then finishes those that it has begun and gives the others back."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
     stopping = asyncio.Event()
-    delivery = Delivery(transport, RedisLedger(ledger_client), max_attempts=settings.max_attempts, stopping=stopping)
-
-    async def set_stopping() -> None:
-        stopping.set()
-
-    async def close() -> None:
-        await transport.close()
-        await ledger_client.aclose()
-
-    class Closing(dramatiq.Middleware):
-        def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-            async_to_sync(close)()
-
-    broker = MailBroker(client)
-    # After AsyncIO in the list, and so before it in the shutdown: the event loop is still there.
-    broker.add_middleware(Closing())
-    declare_actors(broker, async_to_sync(delivery.deliver), async_to_sync(delivery.fail), settings.mail_from)
-    worker = dramatiq.Worker(broker, worker_threads=settings.concurrency, worker_timeout=POLL_MS)
-    name = process_name(settings.host_name, "worker")
-    heartbeat = Heartbeat(client, name, settings.concurrency)
-    worker.start()
-    heartbeat.start()
-    logger.info(
-        "%s %s sends by %s:%d, %d mails at once.",
-        name,
-        __version__,
-        settings.smtp_host,
-        settings.smtp_port,
-        settings.concurrency,
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Further signals change nothing: a nervous operator's second Ctrl-C cuts no mail off.
+        loop.add_signal_handler(number, stopping.set)
+    client = connect_async(settings.redis_url, CONNECTIONS)
+    waiting_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=WAIT_SECONDS + 10)
+    process, name = uuid4().hex, process_name(settings.host_name, "worker")
+    account = Account(
+        client,
+        account_name(settings),
+        process,
+        max_connections=settings.max_connections,
+        first_pause_seconds=settings.account_pause_seconds,
     )
-    stop.wait()
-    logger.info("Stopping: mails being sent have %d s to finish.", settings.stop_timeout_seconds)
-    async_to_sync(set_stopping)()
-    worker.stop(timeout=settings.stop_timeout_seconds * 1000)
-    heartbeat.stop()
+    if not await _started(account, stopping):
+        return
+    gate = Gate(stopping)
+    transport = make_transport(settings, account)
+    ledger = RedisLedger(
+        client,
+        process,
+        account_name(settings),
+        LedgerOptions(
+            limits=settings.mail_rate,
+            hold_uncertain=settings.hold_uncertain,
+            idempotent_seconds=transport.idempotent_seconds,
+            pause_above_percent=settings.pause_above_percent,
+        ),
+    )
+    delivery = Delivery(
+        transport,
+        ledger,
+        account,
+        gate,
+        AsyncControl(client).pause,
+        process,
+        Options(max_attempts=settings.max_attempts, hold_uncertain=settings.hold_uncertain),
+    )
+    broker = MailBroker(connect(settings.redis_url))
+    declare_actors(broker, delivery.deliver, delivery.fail, settings.mail_from)
+    worker = MailWorker(
+        broker,
+        MessageQueue(client, waiting_client, process, account_name(settings)),
+        gate,
+        concurrency=settings.concurrency,
+        rhythm=Rhythm(settings.dead_after_seconds),
+        describe=lambda: Process(name, __version__, os.getpid(), settings.concurrency, time.time()),
+    )
+    logger.info("%s %s sends by %s, %d mails at once.", name, __version__, destination(settings), settings.concurrency)
+    stopped = asyncio.create_task(_announce(stopping, settings))
+    await worker.run(stopping, settings.stop_timeout_seconds)
+    await stopped
+    await transport.close()
+    await forget(client, name)
+    await client.aclose()
+    await waiting_client.aclose()
     logger.info("Stopped.")
 
 
-def smtp_transport(settings: Settings) -> SmtpTransport:
-    """The transport that the settings describe."""
-    return SmtpTransport(
-        host=settings.smtp_host,
-        port=settings.smtp_port,
-        user=settings.smtp_user,
-        password=settings.smtp_password,
-        implicit_tls=settings.smtp_implicit_tls,
-        local_hostname=settings.host_name,
-    )
+async def _announce(stopping: asyncio.Event, settings: Settings) -> None:
+    await stopping.wait()
+    logger.info("Stopping: mails being sent have %d s to finish.", settings.stop_timeout_seconds)
 
 
-def wait_for_redis(client: "redis.Redis", stop: Stop) -> bool:
+async def _started(account: Account, stopping: asyncio.Event) -> bool:
     """Waits until Redis answers; False when it's time to stop instead."""
-    while not stop.is_set():
+    while not stopping.is_set():
         try:
-            client.ping()
+            # A new start may come with a new password: whatever was refused before is worth a try.
+            await account.resume()
             return True
         except redis.RedisError as error:
             logger.error("%s Trying again.", explain(error))
-        stop.wait(REDIS_AGAIN_SECONDS)
+        try:
+            async with asyncio.timeout(REDIS_AGAIN_SECONDS):
+                await stopping.wait()
+        except TimeoutError:
+            pass
     return False

@@ -1,4 +1,5 @@
-"""Which worker and recorder processes are alive: each writes a line about itself into Redis once a minute."""
+"""Which worker and recorder processes are alive: each writes a line about itself into Redis, a worker with each beat of
+its queue (message_queue.py), a recorder once a minute."""
 
 import contextlib
 import json
@@ -7,11 +8,13 @@ import os
 import threading
 import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 import redis
+import redis.asyncio
 
 from worker import __version__, keys
-from worker.redis_client import explain
+from worker.redis_client import CountingBlockingRedis, explain
 
 HEARTBEAT_SECONDS = 60.0
 #: Two missed heartbeats and some.
@@ -30,6 +33,15 @@ class Process:
     concurrency: int
     seen_at: float
 
+    def as_json(self) -> str:
+        """One line for Redis."""
+        return json.dumps(asdict(self))
+
+
+def this_month() -> str:
+    """As the commands of a month are filed: 2026-11."""
+    return datetime.now(UTC).strftime("%Y-%m")
+
 
 def process_name(host_name: str, kind: str) -> str:
     """`HOST/PROGRAM`, the program as supervisord names it."""
@@ -39,7 +51,7 @@ def process_name(host_name: str, kind: str) -> str:
 class Heartbeat:
     """Reports this process from a thread of its own until it's stopped."""
 
-    def __init__(self, client: "redis.Redis", name: str, concurrency: int) -> None:
+    def __init__(self, client: CountingBlockingRedis, name: str, concurrency: int) -> None:
         self._client = client
         self._name = name
         self._concurrency = concurrency
@@ -57,14 +69,24 @@ class Heartbeat:
             self._client.hdel(keys.PROCESSES, self._name)
 
     def _run(self) -> None:
+        reported = 0
         while True:
+            commands = self._client.commands
             process = Process(self._name, __version__, os.getpid(), self._concurrency, time.time())
             try:
-                self._client.hset(keys.PROCESSES, self._name, json.dumps(asdict(process)))
+                self._client.hset(keys.PROCESSES, self._name, process.as_json())
+                self._client.hincrby(keys.COMMANDS, this_month(), commands - reported)
+                reported = commands
             except redis.RedisError as error:
                 logger.error("%s", explain(error))
             if self._stopping.wait(HEARTBEAT_SECONDS):
                 return
+
+
+async def forget(client: "redis.asyncio.Redis", name: str) -> None:
+    """Takes a process that ends off the list."""
+    with contextlib.suppress(redis.RedisError):  # It falls silent anyway, and readers leave it out.
+        await client.hdel(keys.PROCESSES, name)
 
 
 def alive(client: "redis.Redis") -> list[Process]:

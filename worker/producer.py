@@ -17,6 +17,8 @@ from worker.jobs import Address, parse_job
 #: 500 jobs of 10 kB are 5 MB in one transaction: few round trips, and no Redis stalls on it.
 CHUNK_JOBS = 500
 MAX_MISTAKES_SHOWN = 20
+#: As lua/lanes.lua has it: a process would have to hold several copies of it at a time.
+MAX_MESSAGE_BYTES = 5_000_000
 
 
 def check_file(path: Path, default_sender: Address | None) -> int:
@@ -33,6 +35,8 @@ def check_file(path: Path, default_sender: Address | None) -> int:
             if isinstance(job, InvalidJob):
                 raise job
             parse_job(job, default_sender)
+            if (size := len(_message(job, ""))) > MAX_MESSAGE_BYTES:
+                raise InvalidJob(f"the job has {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} are sent")
         except InvalidJob as error:
             mistakes.append(f"{path}:{line}: {error}.")
         if len(mistakes) == MAX_MISTAKES_SHOWN:
@@ -122,6 +126,6 @@ def _message(job: object, identity: str) -> str:
 
 def _push(client: "redis.Redis", messages: dict[str, str]) -> None:
     with client.pipeline(transaction=True) as pipeline:
-        pipeline.hset(keys.WAITING_MESSAGES, mapping=messages)  # type: ignore[arg-type]  # dict is invariant
+        pipeline.hset(keys.MESSAGES, mapping=messages)  # type: ignore[arg-type]  # dict is invariant
         pipeline.rpush(keys.WAITING, *messages)
         pipeline.execute()

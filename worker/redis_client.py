@@ -1,6 +1,7 @@
 """How this package connects to Redis: one place for time-outs, retries, scripts and sentences about what is wrong."""
 
 from importlib.resources import files
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -14,31 +15,68 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 SOCKET_TIMEOUT_SECONDS = 15.0
 
 
-def connect(url: Secret, *, socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> "redis.Redis":
+class CountingBlockingRedis(redis.Redis):
+    """Counts the commands that it sends, since Redis may be billed by the command."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.commands = 0
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.commands += 1
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        # All of this package's pipelines hold two or three commands.
+        self.commands += 3
+        return super().pipeline(*args, **options)
+
+
+def connect(
+    url: Secret,
+    *,
+    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
+    health_check_interval_seconds: int = 30,
+) -> CountingBlockingRedis:
     """A blocking client. It never repeats a command by itself: a repeated fetch would strand messages."""
-    return redis.Redis.from_url(
+    pool = redis.ConnectionPool.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=socket_timeout_seconds,
         socket_keepalive=True,
-        health_check_interval=30,
+        health_check_interval=health_check_interval_seconds,
         retry=Retry(NoBackoff(), 0),
     )
+    return CountingBlockingRedis(connection_pool=pool)
 
 
-def connect_async(url: Secret, max_connections: int) -> "redis.asyncio.Redis":
-    """A client for the ledger, whose scripts may be repeated. Waits for a free connection rather than failing: a
-    result that can't be recorded is a mail sent twice."""
+class CountingRedis(redis.asyncio.Redis):
+    """Counts the commands that it sends, since Redis may be billed by the command."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.commands = 0
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.commands += 1
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+def connect_async(
+    url: Secret, max_connections: int, *, socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS
+) -> CountingRedis:
+    """A client for scripts that may be repeated. Waits for a free connection rather than failing: a result that can't
+    be recorded is a mail sent twice. Without health checks, which would be commands too."""
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
         timeout=None,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_timeout=SOCKET_TIMEOUT_SECONDS,
+        socket_timeout=socket_timeout_seconds,
         socket_keepalive=True,
-        health_check_interval=30,
+        retry=Retry(NoBackoff(), 0),
     )
-    return redis.asyncio.Redis.from_pool(pool)
+    return CountingRedis(connection_pool=pool)
 
 
 def explain(error: redis.RedisError) -> str:
@@ -58,6 +96,6 @@ def explain(error: redis.RedisError) -> str:
     return f"Redis refuses a command ({text})."
 
 
-def script(name: str) -> str:
-    """The text of lua/`name`.lua."""
-    return files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+def script(*names: str) -> str:
+    """The text of lua/….lua; where there are several, those in front hold functions that the last one uses."""
+    return "".join(files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names)

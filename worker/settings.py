@@ -1,24 +1,31 @@
 """The only module that reads the environment."""
 
+import hashlib
 import os
 import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
 from worker.errors import InvalidJob, SettingsError
 from worker.jobs import Address, parse_address
+from worker.pacing import Limit, parse_rate
 
 ENV_FILE_VARIABLE = "MAIL_WORKER_ENV_FILE"
 DEFAULT_ENV_FILE = Path("/etc/mail-worker/worker.env")
 
 IMPLICIT_TLS_PORT = 465
 
-Parsed = str | int | Address
+SmtpAuth = Literal["auto", "plain", "login", "xoauth2"]
+TRANSPORTS = ("smtp", "resend", "sendgrid", "mailgun")
+
+
+Choice = TypeVar("Choice", bound=str)
 
 
 class Secret(str):
@@ -37,10 +44,26 @@ class Settings:
     redis_url: Secret
     supabase_url: str
     supabase_key: Secret
+    transport: str
     smtp_host: str
     smtp_port: int
     smtp_user: str
     smtp_password: Secret
+    smtp_auth: SmtpAuth
+    smtp_mails_per_connection: int
+    oauth_token_url: str
+    oauth_client_id: str
+    oauth_client_secret: Secret
+    oauth_refresh_token: Secret
+    api_key: Secret
+    api_url: str
+    mailgun_domain: str
+    mail_rate: tuple[Limit, ...]
+    max_connections: int
+    hold_uncertain: bool
+    pause_above_percent: int
+    account_pause_seconds: int
+    dead_after_seconds: int
     mail_from: Address | None
     concurrency: int
     stop_timeout_seconds: int
@@ -54,7 +77,16 @@ class Settings:
     recipient_subscriber_column: str
     recipient_sent_column: str
     recipient_sent_at_column: str
+    #: Empty: a failed recipient's reason stays in the ledger.
+    recipient_error_column: str
     host_name: str = field(default_factory=socket.gethostname)
+
+    @property
+    def shown_smtp_user(self) -> str:
+        """The user for sentences and names. Some providers (Postmark) take the secret token as the user as well."""
+        if self.smtp_user != self.smtp_password:
+            return self.smtp_user
+        return f"token-{hashlib.sha256(self.smtp_user.encode()).hexdigest()[:12]}"
 
     @property
     def smtp_implicit_tls(self) -> bool:
@@ -94,14 +126,38 @@ def _read_file(path: Path, *, required: bool) -> dict[str, str]:
 
 
 def _read(reader: "_Reader") -> Settings:
+    transport = _transport(reader)
+    smtp = transport == "smtp"
+    auth = reader.choice("SMTP_AUTH", "auto", get_args(SmtpAuth))
+    xoauth2 = smtp and auth == "xoauth2"
+
+    def needed(name: str, condition: bool, *, secret: bool = False) -> str:
+        return reader.text(name, default=None if condition else "", secret=secret)
+
     return Settings(
         redis_url=Secret(reader.redis_url("REDIS_URL", "UPSTASH_REDIS_URL")),
         supabase_url=reader.supabase_url("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"),
         supabase_key=Secret(reader.supabase_key("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")),
-        smtp_host=reader.host("SMTP_HOST"),
+        transport=transport,
+        smtp_host=reader.host("SMTP_HOST") if smtp else "",
         smtp_port=reader.integer("SMTP_PORT", default=IMPLICIT_TLS_PORT, low=1, high=65535),
-        smtp_user=reader.text("SMTP_USER"),
-        smtp_password=Secret(reader.text("SMTP_PASS", secret=True)),
+        smtp_user=needed("SMTP_USER", smtp),
+        smtp_password=Secret(needed("SMTP_PASS", smtp and not xoauth2, secret=True)),
+        smtp_auth=auth,
+        smtp_mails_per_connection=reader.integer("SMTP_MAILS_PER_CONNECTION", default=100, low=1, high=100_000),
+        oauth_token_url=reader.url("SMTP_OAUTH_TOKEN_URL", default=None if xoauth2 else ""),
+        oauth_client_id=needed("SMTP_OAUTH_CLIENT_ID", xoauth2),
+        oauth_client_secret=Secret(reader.text("SMTP_OAUTH_CLIENT_SECRET", default="", secret=True)),
+        oauth_refresh_token=Secret(needed("SMTP_OAUTH_REFRESH_TOKEN", xoauth2, secret=True)),
+        api_key=Secret("" if smtp else reader.text(f"{transport.upper()}_API_KEY", secret=True)),
+        api_url=reader.url("MAIL_API_URL", default=""),
+        mailgun_domain=needed("MAILGUN_DOMAIN", transport == "mailgun"),
+        mail_rate=reader.rate("MAIL_RATE"),
+        max_connections=reader.integer("MAIL_CONNECTIONS", default=0, low=0, high=10_000),
+        hold_uncertain=reader.choice("MAIL_ON_UNCERTAIN", "resend", ("resend", "hold")) == "hold",
+        pause_above_percent=reader.integer("MAIL_PAUSE_ABOVE_PERCENT", default=20, low=1, high=100),
+        account_pause_seconds=reader.integer("MAIL_ACCOUNT_PAUSE_SECONDS", default=60, low=1, high=86_400),
+        dead_after_seconds=reader.integer("WORKER_DEAD_AFTER_SECONDS", default=36, low=4, high=600),
         mail_from=reader.address("MAIL_FROM"),
         concurrency=reader.integer("WORKER_CONCURRENCY", default=5, low=1, high=500),
         stop_timeout_seconds=reader.integer("WORKER_STOP_TIMEOUT_SECONDS", default=30, low=1, high=3600),
@@ -115,6 +171,17 @@ def _read(reader: "_Reader") -> Settings:
         recipient_subscriber_column=reader.identifier("SUPABASE_RECIPIENT_SUBSCRIBER_COLUMN", "subscriber_id"),
         recipient_sent_column=reader.identifier("SUPABASE_RECIPIENT_SENT_COLUMN", "sent"),
         recipient_sent_at_column=reader.identifier("SUPABASE_RECIPIENT_SENT_AT_COLUMN", "sent_at"),
+        recipient_error_column=reader.identifier("SUPABASE_RECIPIENT_ERROR_COLUMN", ""),
+    )
+
+
+def _transport(reader: "_Reader") -> str:
+    """`auto` takes the first provider that an API key is there for, and SMTP without any."""
+    chosen = reader.choice("MAIL_TRANSPORT", "auto", ("auto", *TRANSPORTS))
+    if chosen != "auto":
+        return chosen
+    return next(
+        (name for name in TRANSPORTS[1:] if reader.text(f"{name.upper()}_API_KEY", default="", secret=True)), "smtp"
     )
 
 
@@ -147,15 +214,32 @@ class _Reader:
             return default
         return int(value)
 
-    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
-        value = self.text(name, default=default).upper()
-        if value not in choices:
-            self._mistake(f"{name} is {value!r}, but must be one of {', '.join(choices)}", name)
+    def choice(self, name: str, default: Choice, choices: tuple[Choice, ...]) -> Choice:
+        value = self.text(name, default=default)
+        for choice in choices:
+            if choice.lower() == value.lower():
+                return choice
+        self._mistake(f"{name} is {value!r}, but must be one of {', '.join(choices)}", name)
+        return default
+
+    def rate(self, name: str) -> tuple[Limit, ...]:
+        value = self.text(name, default="")
+        try:
+            return parse_rate(value)
+        except ValueError as error:
+            self._mistake(f"{name} holds {str(error)!r}, but must look like 10/s,500/h,5000/d", name)
+            return ()
+
+    def url(self, name: str, default: str | None) -> str:
+        value = self.text(name, default=default).rstrip("/")
+        url = _parse_url(value)
+        if value and (url is None or url.scheme not in ("http", "https") or not url.host or url.rest):
+            self._mistake(f"{name} must be an address like https://api.example.com", name)
         return value
 
     def identifier(self, name: str, default: str) -> str:
         value = self.text(name, default=default)
-        if not value.isidentifier():
+        if value != default and not value.isidentifier():
             self._mistake(f"{name} is {value!r}, but must be a table's or column's plain name", name)
         return value
 

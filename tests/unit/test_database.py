@@ -4,7 +4,7 @@ import pytest
 from postgrest.exceptions import APIError
 
 from worker.database import MAX_ID_BYTES, _by_length, _explained
-from worker.errors import DatabaseRejected, DatabaseUnavailable
+from worker.errors import DatabaseRejected, DatabaseTooSlow, DatabaseUnavailable
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from worker.errors import DatabaseRejected, DatabaseUnavailable
         ("PGRST205", "Could not find the table", DatabaseUnavailable, "SUPABASE_RECIPIENTS_TABLE"),
         ("42703", "column sent does not exist", DatabaseUnavailable, "lacks a column"),
         ("42501", "permission denied", DatabaseUnavailable, "secret key"),
-        ("57014", "canceling statement due to statement timeout", DatabaseUnavailable, "57014"),
+        ("57014", "canceling statement due to statement timeout", DatabaseTooSlow, "index"),
         ("503", "Service Unavailable", DatabaseUnavailable, "503"),
     ],
 )

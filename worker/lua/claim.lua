@@ -1,39 +1,170 @@
--- Claims a mail just before its content goes out.
+-- Claims mails just before they go out, if their campaign, the ledger and the account's limits let them.
 --
--- KEYS[1]  mail:ledger:CAMPAIGN  HASH subscriber -> state
--- ARGV[1]  subscriber
--- ARGV[2]  claimant: an id of this try, without a colon
--- ARGV[3]  seconds after which a claim without a result is taken for abandoned
--- ARGV[4]  seconds that the ledger is kept
+-- KEYS[1]   mail:control                     HASH campaign -> paused:REASON | cancelled:REASON
+-- KEYS[2]   dramatiq:__heartbeats__          ZSET of living processes
+-- KEYS[3]   mail:uncertain                   HASH mail -> [ms, why, held | resent]
+-- KEYS[4]   mail:account:NAME                HASH: stopped, stopped_kind, stopped_until, stopped_at, pause_ms: the
+--                                            provider refused the account;
+--                                            hold_until, interval_ms, slowed_at: it asked for less speed;
+--                                            next_ms: when the interval lets the next mail go;
+--                                            period, granted, granted_before: mails in this and the last 10 seconds;
+--                                            granted_at, busy_since: the last mail, and the first without a long break
+-- KEYS[5]   mail:account:NAME:flight         ZSET claimant -> ms of its claim
+-- KEYS[6…]  mail:account:NAME:window:MS      LIST of times in ms, one key for each limit
+-- ARGV[1]   JSON {process, claim_ms, ledger_seconds, hold, idempotent_ms, limits: [[mails, ms], …]}
+-- ARGV[2]   JSON [[mail, claimant], …]; see states.lua
 --
--- A state is a letter, then `:milliseconds:` and a detail:
---   c claimed (detail: claimant)   s sent   f failed   u uncertain   (detail: the server's words)
+-- A limit of N mails in a window holds wherever one measures it between claim and result: a mail takes its place with
+-- the claim, and leaves it a window's length after its result (lua/record.lua).
 --
--- Returns {verdict, wait_ms}:
+-- Returns verdict and ms to wait in turn:
 --   claimed    the mail is the caller's to send
 --   uncertain  likewise, but an earlier try may have been accepted
---   done       it was sent or has failed for good: leave it
---   busy       another process is sending it: come back in wait_ms
-local now = redis.call('TIME')
-local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
-local verdict = 'claimed'
-local state = redis.call('HGET', KEYS[1], ARGV[1])
-if state then
-  local kind, since_ms, detail = string.match(state, '^(%a):(%d+):(.*)$')
-  if kind == 's' or kind == 'f' then
-    return { 'done', 0 }
-  end
-  if kind == 'c' then
-    local wait_ms = since_ms + ARGV[3] * 1000 - now_ms
-    if detail ~= ARGV[2] and wait_ms > 0 then
-      return { 'busy', math.ceil(wait_ms) }
-    end
-  end
-  -- The caller's own claim is here when the client repeats a command whose answer was lost.
-  if detail ~= ARGV[2] then
-    verdict = 'uncertain'
+--   held       an earlier try may have been accepted: it waits for an operator
+--   done       it was sent or has failed for good
+--   busy       a living process is sending it
+--   paused, cancelled   its campaign is
+--   wait       the account may not send now
+local config, mails = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
+local RECOVER_EVERY_MS = 10000
+local IDLE_MS = 5000
+
+-- A claim this old has no result coming: its place counts from now on, to be safe.
+for _, claimant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', NOW_MS - config.claim_ms)) do
+  redis.call('ZREM', KEYS[5], claimant)
+  for i, limit in ipairs(config.limits) do
+    redis.call('RPUSH', KEYS[5 + i], whole(NOW_MS))
+    redis.call('PEXPIRE', KEYS[5 + i], limit[2])
   end
 end
-redis.call('HSET', KEYS[1], ARGV[1], 'c:' .. string.format('%.0f', now_ms) .. ':' .. ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-return { verdict, 0 }
+
+local account = {}
+local fields = redis.call('HGETALL', KEYS[4])
+for i = 1, #fields, 2 do
+  account[fields[i]] = tonumber(fields[i + 1]) or fields[i + 1]
+end
+local changes = {}
+local function set(field, value)
+  account[field] = value
+  changes[field] = value
+end
+
+local interval_ms = account.interval_ms or 0
+if interval_ms > 0 and NOW_MS - account.slowed_at > RECOVER_EVERY_MS then
+  interval_ms = interval_ms * 0.7
+  if interval_ms < 5 then
+    interval_ms = 0
+  end
+  set('interval_ms', interval_ms)
+  set('slowed_at', NOW_MS)
+end
+
+local flight = redis.call('ZCARD', KEYS[5])
+
+local function limits_wait_ms()
+  local wait_ms = 0
+  for i, limit in ipairs(config.limits) do
+    local free_after = limit[1] - flight
+    if free_after <= 0 then
+      wait_ms = math.max(wait_ms, 50)
+    else
+      local oldest = redis.call('LINDEX', KEYS[5 + i], -free_after)
+      if oldest then
+        -- At this very millisecond the old mail and the new one would stand in one window.
+        wait_ms = math.max(wait_ms, oldest + limit[2] + 1 - NOW_MS)
+      end
+    end
+  end
+  return wait_ms
+end
+
+-- Takes a place for one mail; returns the ms to wait if there is none.
+local function take_place(claimant)
+  if account.stopped and NOW_MS < account.stopped_until then
+    return account.stopped_until - NOW_MS
+  end
+  local wait_ms = math.max((account.hold_until or 0) - NOW_MS, limits_wait_ms())
+  if interval_ms > 0 then
+    wait_ms = math.max(wait_ms, (account.next_ms or 0) - NOW_MS)
+  end
+  if wait_ms > 0 then
+    return wait_ms
+  end
+  if account.stopped then
+    -- One mail tries whether the provider has changed its mind; the others wait for what it says.
+    set('stopped_until', NOW_MS + account.pause_ms)
+  end
+  if interval_ms > 0 then
+    set('next_ms', NOW_MS + interval_ms)
+  end
+  local period = math.floor(NOW_MS / 10000)
+  if account.period ~= period then
+    set('granted_before', account.period == period - 1 and account.granted or 0)
+    set('period', period)
+    set('granted', 0)
+  end
+  set('granted', account.granted + 1)
+  if NOW_MS - (account.granted_at or 0) > IDLE_MS then
+    set('busy_since', NOW_MS)
+  end
+  set('granted_at', NOW_MS)
+  if redis.call('ZADD', KEYS[5], NOW_MS, claimant) == 1 then
+    flight = flight + 1
+  end
+  return 0
+end
+
+local function claim(mail, claimant)
+  local control = mail[1] ~= '' and redis.call('HGET', KEYS[1], mail[1])
+  if control then
+    local state = string.match(control, '^%a+')
+    if state == 'cancelled' then
+      count(mail, 'cancelled', 1, config.ledger_seconds)
+    end
+    return state, 0
+  end
+  local kind, since_ms, detail = read_state(mail)
+  local verdict = 'claimed'
+  if kind == 's' or kind == 'f' then
+    return 'done', 0
+  elseif kind == 'u' and config.hold then
+    return 'held', 0
+  elseif kind == 'c' and detail ~= claimant then
+    local owner = string.match(detail, '^[^:]*')
+    local age_ms = NOW_MS - since_ms
+    if age_ms < config.claim_ms and redis.call('ZSCORE', KEYS[2], owner) then
+      return 'busy', math.min(config.claim_ms - age_ms, 5000)
+    end
+    -- Within the time for which the provider remembers a mail's key, it drops a second copy itself.
+    if age_ms >= config.idempotent_ms then
+      verdict = 'uncertain'
+    end
+  end
+  -- With the claimant's own claim, a client repeats a command whose answer was lost.
+  local why = 'its process died before the server\'s reply was recorded'
+  if verdict == 'uncertain' and config.hold then
+    write_state(mail, 'u', why, config.ledger_seconds)
+    list_uncertain(mail, KEYS[3], why, 'held', config.ledger_seconds)
+    return 'held', 0
+  end
+  local wait_ms = take_place(claimant)
+  if wait_ms > 0 then
+    return 'wait', math.ceil(wait_ms)
+  end
+  if verdict == 'uncertain' then
+    list_uncertain(mail, KEYS[3], why, 'resent', config.ledger_seconds)
+  end
+  write_state(mail, 'c', claimant, config.ledger_seconds)
+  return verdict, 0
+end
+
+local answers = {}
+for _, item in ipairs(mails) do
+  local verdict, wait_ms = claim(item[1], item[2])
+  answers[#answers + 1] = verdict
+  answers[#answers + 1] = wait_ms
+end
+for field, value in pairs(changes) do
+  redis.call('HSET', KEYS[4], field, value)
+end
+return answers

@@ -1,33 +1,90 @@
--- Records a mail's result and queues the database update: one atomic step, so that neither exists without the other.
+-- Records mails' results and queues the database updates: one atomic step, so that neither exists without the other.
 --
--- KEYS[1]  mail:ledger:CAMPAIGN  HASH   subscriber -> state (see claim.lua)
--- KEYS[2]  mail:counts:CAMPAIGN  HASH   sent | failed | uncertain -> number, for `mail-worker status`
--- KEYS[3]  mail:outbox           STREAM of results that the database doesn't hold yet
--- KEYS[4]  mail:campaigns        SET    of campaigns that aren't known to be complete
--- ARGV[1]  campaign, empty for a mail outside any campaign: then there's only the ledger
--- ARGV[2]  subscriber
--- ARGV[3]  s | f | u
--- ARGV[4]  the server's words
--- ARGV[5]  seconds that the ledger is kept
+-- KEYS[1]   mail:outbox                   STREAM of results that the database doesn't hold yet
+-- KEYS[2]   mail:campaigns                SET    of campaigns that aren't known to be complete
+-- KEYS[3]   mail:uncertain                HASH   mail -> [ms, why, held | resent]
+-- KEYS[4]   mail:control                  HASH   campaign -> paused:REASON | cancelled:REASON
+-- KEYS[5]   mail:lanes                    prefix of the ZSETs of campaigns whose messages are taken
+-- KEYS[6]   mail:uncertain:msgs           HASH   mail -> message that is held
+-- KEYS[7]   mail:account:NAME             HASH   (see claim.lua)
+-- KEYS[8]   mail:account:NAME:flight      ZSET   claimant -> ms of its claim
+-- KEYS[9…]  mail:account:NAME:window:MS   LIST   of times in ms, one key for each limit
+-- ARGV[1]   JSON {ledger_seconds, hold, pause_percent, pause_from, limits: [[mails, ms], …]}
+-- ARGV[2]   JSON [[mail, claimant, result, words], …]; see states.lua. The claimant is empty if there was no claim.
+--             s sent   f failed   u uncertain   r refused for now, so that nothing is uncertain: the claim is given back
 --
--- Returns 1, or 0 when the ledger already held a final result.
-local before = redis.call('HGET', KEYS[1], ARGV[2])
-local kind = before and string.sub(before, 1, 1)
-if kind == 's' or kind == 'f' then
-  return 0
+-- Returns the campaigns that were paused because too many of their mails failed.
+local config, results = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
+local SHORT_WINDOW_MS = 60000
+local paused = {}
+
+local function leave_place(claimant, accepted)
+  if claimant == '' or redis.call('ZREM', KEYS[8], claimant) == 0 then
+    return
+  end
+  for i, limit in ipairs(config.limits) do
+    -- What wasn't accepted still was traffic, but it spends nothing of an hour's or a day's quota.
+    if accepted or limit[2] <= SHORT_WINDOW_MS then
+      local key = KEYS[8 + i]
+      redis.call('RPUSH', key, whole(NOW_MS))
+      redis.call('LTRIM', key, -limit[1], -1)
+      redis.call('PEXPIRE', key, limit[2] + 1000)
+    end
+  end
 end
-local now = redis.call('TIME')
-local now_ms = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3] .. ':' .. now_ms .. ':' .. ARGV[4])
-redis.call('EXPIRE', KEYS[1], ARGV[5])
-if ARGV[1] == '' then
-  return 1
+
+local function pause_if_too_many_fail(campaign)
+  local key = 'mail:counts:' .. campaign
+  local counts = redis.call('HMGET', key, 'failed', 'sent', 'failed_before', 'sent_before')
+  local failed, sent = (counts[1] or 0) - (counts[3] or 0), (counts[2] or 0) - (counts[4] or 0)
+  if failed >= config.pause_from and failed * 100 > config.pause_percent * (failed + sent) then
+    local reason = string.format('%.0f of %.0f mails failed', failed, failed + sent)
+    if redis.call('HSETNX', KEYS[4], campaign, 'paused:' .. reason) == 1 then
+      for _, class in ipairs({ 'high', 'normal', 'low' }) do
+        redis.call('ZREM', KEYS[5] .. ':' .. class, campaign)
+      end
+      paused[#paused + 1] = campaign
+    end
+  end
 end
-local names = { s = 'sent', f = 'failed', u = 'uncertain' }
-redis.call('HINCRBY', KEYS[2], names[ARGV[3]], 1)
-redis.call('EXPIRE', KEYS[2], ARGV[5])
-if ARGV[3] ~= 'u' then
-  redis.call('XADD', KEYS[3], '*', 'campaign', ARGV[1], 'subscriber', ARGV[2], 'result', ARGV[3], 'at', now_ms)
-  redis.call('SADD', KEYS[4], ARGV[1])
+
+local names = { s = 'sent', f = 'failed' }
+for _, item in ipairs(results) do
+  local mail, claimant, result, words = item[1], item[2], item[3], item[4]
+  local kind, _, detail = read_state(mail)
+  leave_place(claimant, result == 's' or result == 'u')
+  if result == 's' and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
+    redis.call('HDEL', KEYS[7], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms')
+  end
+  if result == 'r' then
+    if kind == 'c' and detail == claimant then
+      redis.call('HDEL', place(mail))
+    end
+  elseif kind ~= 's' and kind ~= 'f' then
+    write_state(mail, result, words, config.ledger_seconds)
+    if result == 'u' then
+      list_uncertain(mail, KEYS[3], words, config.hold and 'held' or 'resent', config.ledger_seconds)
+    else
+      if kind == 'u' then
+        -- A mail that was given up may have been accepted all the same: it stays listed.
+        if result == 's' then
+          redis.call('HDEL', KEYS[3], mail[4])
+        end
+        redis.call('HDEL', KEYS[6], mail[4])
+      end
+      count(mail, names[result], 1, config.ledger_seconds)
+      if mail[1] ~= '' then
+        redis.call('XADD', KEYS[1], '*', 'campaign', mail[1], 'subscriber', mail[2], 'result', result,
+          'at', whole(NOW_MS), 'words', result == 'f' and words or '')
+        local control = redis.call('HGET', KEYS[4], mail[1])
+        if not control or string.sub(control, 1, 9) ~= 'cancelled' then
+          redis.call('SADD', KEYS[2], mail[1])
+        end
+        if result == 'f' and config.pause_percent < 100 then
+          pause_if_too_many_fail(mail[1])
+        end
+      end
+    end
+  end
 end
-return 1
+return paused

@@ -1,6 +1,6 @@
 """An SMTP server with TLS and AUTH that keeps what it accepts. Runs in the services container on Debian's aiosmtpd.
 
-By the recipient's local part: `refused-…` gets `550 5.1.1`; `busy-…` gets `451 4.3.0` once, and 250 from then on;
+By the recipient's local part: `refused-…` gets `550 5.1.1`; `busy-…` gets `450 4.2.0` once, and 250 from then on;
 `quota-…` likewise gets `550 5.4.5` once, in reply to the content.
 """
 
@@ -37,7 +37,7 @@ class Handler:
         if address.startswith("refused-"):
             return self._refuse(address, "550 5.1.1 there is no such mailbox")
         if address.startswith("busy-") and self._is_new(address):
-            return self._refuse(address, "451 4.3.0 the mailbox is busy, try again later")
+            return self._refuse(address, "450 4.2.0 the mailbox is busy, try again later")
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 ok"
 

@@ -1,0 +1,283 @@
+"""Claims, results, limits and pauses on a real Redis: what the scripts promise, whoever calls them and when."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis
+
+from testbed.services import Services
+from worker import keys
+from worker.account import Account
+from worker.errors import AccountRefused
+from worker.ledger import Entry, LedgerOptions, RedisLedger, Verdict
+from worker.outcomes import Failed, Retry, Sent, Uncertain
+from worker.pacing import Limit
+from worker.redis_client import CountingRedis, connect_async
+from worker.settings import Secret
+
+ACCOUNT = "account"
+
+
+class Ledgers:
+    """Ledgers of several processes, all alive until `kill`."""
+
+    def __init__(self, client: CountingRedis, queue: "redis.Redis") -> None:
+        self.client = client
+        self.redis = queue
+        self._numbers = itertools.count()
+
+    def of(self, process: str, **options: Any) -> RedisLedger:
+        self.redis.zadd(keys.HEARTBEATS, {process: time.time() * 1000})
+        return RedisLedger(self.client, process, ACCOUNT, LedgerOptions(**options))
+
+    def kill(self, process: str) -> None:
+        """What lua/beat.lua does with a process that fell silent."""
+        self.redis.zrem(keys.HEARTBEATS, process)
+
+    def account(self, process: str, *, max_connections: int = 0, first_pause_seconds: float = 0.3) -> Account:
+        return Account(
+            self.client,
+            ACCOUNT,
+            process,
+            max_connections=max_connections,
+            first_pause_seconds=first_pause_seconds,
+        )
+
+    def outbox(self) -> list[tuple[str, str]]:
+        entries: Any = self.redis.xrange(keys.OUTBOX)
+        return [(fields[b"subscriber"].decode(), fields[b"result"].decode()) for _, fields in entries]
+
+    def counts(self) -> dict[str, int]:
+        stored: Any = self.redis.hgetall(keys.counts("c"))
+        return {name.decode(): int(value) for name, value in stored.items()}
+
+
+@pytest.fixture
+async def ledgers(services: Services, queue: "redis.Redis") -> AsyncIterator[Ledgers]:
+    client = connect_async(Secret(services.redis_url), 4)
+    yield Ledgers(client, queue)
+    await client.aclose()
+
+
+def mail(number: int = 0, campaign: str = "c") -> Entry:
+    return Entry(campaign, f"s{number}", f"message {number}")
+
+
+async def test_a_mail_is_claimed_once_and_done_after_its_result(ledgers: Ledgers) -> None:
+    first, second = ledgers.of("p1"), ledgers.of("p2")
+    assert await first.claim(mail(), "p1:1") == (Verdict.CLAIMED, 0)
+    verdict, wait_ms = await second.claim(mail(), "p2:1")
+    assert verdict is Verdict.BUSY
+    assert 0 < wait_ms <= 5000
+    # The same try asks again when the answer was lost.
+    assert await first.claim(mail(), "p1:1") == (Verdict.CLAIMED, 0)
+    await first.record(mail(), "p1:1", Sent("250"))
+    assert await second.claim(mail(), "p2:1") == (Verdict.DONE, 0)
+    assert ledgers.outbox() == [("s0", "s")]
+
+
+@pytest.mark.parametrize("second", [Sent("250"), Failed("550"), Uncertain("lost")])
+async def test_a_final_result_stays(ledgers: Ledgers, second: Sent | Failed | Uncertain) -> None:
+    ledger = ledgers.of("p1")
+    await ledger.claim(mail(), "p1:1")
+    await ledger.record(mail(), "p1:1", Sent("250"))
+    await ledger.record(mail(), "p1:1", second)
+    assert ledgers.outbox() == [("s0", "s")]
+    assert ledgers.counts() == {"sent": 1}
+
+
+async def test_a_claim_given_back_is_free(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1")
+    await ledger.claim(mail(), "p1:1")
+    await ledger.record(mail(), "p1:1", Retry("450"))
+    assert await ledgers.of("p2").claim(mail(), "p2:1") == (Verdict.CLAIMED, 0)
+    assert ledgers.outbox() == []
+
+
+async def test_a_dead_processs_claim_is_uncertain_and_sent_again(ledgers: Ledgers) -> None:
+    await ledgers.of("p1").claim(mail(), "p1:1")
+    ledgers.kill("p1")
+    second = ledgers.of("p2")
+    assert await second.claim(mail(), "p2:1") == (Verdict.UNCERTAIN, 0)
+    await second.record(mail(), "p2:1", Sent("250"))
+    assert ledgers.counts() == {"uncertain": 1, "sent": 1}
+    assert ledgers.redis.hlen(keys.UNCERTAIN) == 1
+
+
+async def test_a_dead_processs_claim_is_held_if_so_wished(ledgers: Ledgers) -> None:
+    await ledgers.of("p1", hold_uncertain=True).claim(mail(), "p1:1")
+    ledgers.kill("p1")
+    second = ledgers.of("p2", hold_uncertain=True)
+    for _ in range(2):
+        assert await second.claim(mail(), "p2:1") == (Verdict.HELD, 0)
+    assert ledgers.counts() == {"uncertain": 1}
+    assert ledgers.outbox() == []
+
+
+async def test_a_providers_idempotency_key_leaves_nothing_uncertain(ledgers: Ledgers) -> None:
+    options = {"hold_uncertain": True, "idempotent_seconds": 3600}
+    await ledgers.of("p1", **options).claim(mail(), "p1:1")
+    ledgers.kill("p1")
+    assert await ledgers.of("p2", **options).claim(mail(), "p2:1") == (Verdict.CLAIMED, 0)
+    assert ledgers.counts() == {}
+
+
+async def test_an_uncertain_mail_that_is_sent_again_counts_once(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1")
+    await ledger.claim(mail(), "p1:1")
+    await ledger.record(mail(), "p1:1", Uncertain("lost"))
+    assert await ledger.claim(mail(), "p1:2") == (Verdict.CLAIMED, 0)
+    await ledger.record(mail(), "p1:2", Sent("250"))
+    assert ledgers.counts() == {"uncertain": 1, "sent": 1}
+
+
+@pytest.mark.parametrize("state", ["paused", "cancelled"])
+async def test_no_mail_of_a_campaign_that_isnt_running_is_claimed(ledgers: Ledgers, state: str) -> None:
+    ledgers.redis.hset(keys.CONTROL, "c", f"{state}:why")
+    ledger = ledgers.of("p1")
+    assert (await ledger.claim(mail(), "p1:1"))[0] == state
+    assert (await ledger.claim(mail(campaign="other"), "p1:2"))[0] is Verdict.CLAIMED
+
+
+async def test_mails_outside_campaigns_are_told_apart_by_their_messages(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1")
+    entry = Entry(None, None, "id")
+    await ledger.claim(entry, "p1:1")
+    await ledger.record(entry, "p1:1", Sent("250"))
+    assert (await ledger.claim(entry, "p1:2"))[0] is Verdict.DONE
+    assert (await ledger.claim(Entry(None, None, "another id"), "p1:3"))[0] is Verdict.CLAIMED
+    assert ledgers.outbox() == []
+
+
+async def test_a_limit_holds_in_every_window_and_is_used_up(ledgers: Ledgers) -> None:
+    limits = (Limit(7, 1000), Limit(20, 3000))
+    fleet = [ledgers.of(f"p{number}", limits=limits) for number in range(3)]
+    accepted: list[float] = []
+    numbers = itertools.count()
+    end = time.monotonic() + 7
+
+    async def send(ledger: RedisLedger, process: str) -> None:
+        while time.monotonic() < end:
+            number = next(numbers)
+            claimant = f"{process}:{number}"
+            verdict, wait_ms = await ledger.claim(mail(number), claimant)
+            if verdict is Verdict.WAIT:
+                await asyncio.sleep(wait_ms / 1000)
+                continue
+            await asyncio.sleep(0.02 * (number % 4))
+            accepted.append(time.monotonic())
+            await ledger.record(mail(number), claimant, Sent("250"))
+
+    await asyncio.gather(*(send(ledger, f"p{index}") for index, ledger in enumerate(fleet) for _ in range(4)))
+    for limit in limits:
+        for start in accepted:
+            assert sum(start <= at < start + limit.window_ms / 1000 for at in accepted) <= limit.mails
+    # 20 in 3 s is the narrower one: two full windows and the beginning of a third.
+    assert len(accepted) >= 40
+
+
+async def test_a_limit_of_a_day_counts_to_the_mail(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1", limits=(Limit(50, 86_400_000),))
+    verdicts = [(await ledger.claim(mail(number), f"p1:{number}"))[0] for number in range(60)]
+    assert verdicts == [Verdict.CLAIMED] * 50 + [Verdict.WAIT] * 10
+    for number in range(50):
+        # What isn't accepted spends nothing of the day.
+        result = Retry("450") if number < 5 else Sent("250")
+        await ledger.record(mail(number), f"p1:{number}", result)
+    verdicts = [(await ledger.claim(mail(number), f"p1:again {number}"))[0] for number in range(60, 70)]
+    assert verdicts == [Verdict.CLAIMED] * 5 + [Verdict.WAIT] * 5
+
+
+async def test_a_dead_processs_mails_in_flight_count_as_sent(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1", limits=(Limit(2, 60_000),))
+    for number in range(2):
+        await ledger.claim(mail(number), f"p1:{number}")
+    # As lua/beat.lua marks them.
+    ledgers.redis.zadd(keys.in_flight(ACCOUNT), {"p1:0": 0, "p1:1": 0})
+    verdict, wait_ms = await ledgers.of("p2", limits=(Limit(2, 60_000),)).claim(mail(9), "p2:1")
+    assert verdict is Verdict.WAIT
+    assert 50_000 < wait_ms <= 60_001
+
+
+async def test_the_providers_word_slows_all_hosts_and_wears_off(ledgers: Ledgers) -> None:
+    first, second = ledgers.of("p1"), ledgers.of("p2")
+    for number in range(10):
+        await first.claim(mail(number), f"p1:{number}")
+    account = ledgers.account("p1")
+    for _ in range(5):  # All mails in flight bring the same news.
+        await account.slow_down(1500)
+    verdict, wait_ms = await second.claim(mail(20), "p2:20")
+    assert verdict is Verdict.WAIT
+    assert 1000 < wait_ms <= 1500
+    interval: Any = ledgers.redis.hget(keys.account(ACCOUNT), "interval_ms")
+    # Half the speed of late, which counts from half a second on; five slow-downs would be sixteen times as much.
+    assert 100 <= float(interval) < 1600
+    # Some quiet time later.
+    ledgers.redis.hset(keys.account(ACCOUNT), mapping={"hold_until": 0, "slowed_at": 0})
+    assert (await second.claim(mail(20), "p2:20"))[0] is Verdict.CLAIMED
+    slower: Any = ledgers.redis.hget(keys.account(ACCOUNT), "interval_ms")
+    assert float(slower) == pytest.approx(float(interval) * 0.7)
+
+
+async def test_a_refused_account_is_tried_by_one_mail_at_a_time(ledgers: Ledgers) -> None:
+    ledger, account = ledgers.of("p1"), ledgers.account("p1")
+    waits = [await account.refused(AccountRefused("quota.", "sending")) for _ in range(5)]
+    assert max(waits) <= 300
+    assert (await ledger.claim(mail(1), "p1:1"))[0] is Verdict.WAIT
+    await asyncio.sleep(0.35)
+    verdicts = [(await ledger.claim(mail(number), f"p1:{number}"))[0] for number in range(1, 5)]
+    assert verdicts == [Verdict.CLAIMED, Verdict.WAIT, Verdict.WAIT, Verdict.WAIT]
+    await ledger.record(mail(1), "p1:1", Sent("250"))
+    assert (await ledger.claim(mail(2), "p1:2"))[0] is Verdict.CLAIMED
+
+
+async def test_an_accounts_pause_doubles_and_an_operator_ends_it(ledgers: Ledgers) -> None:
+    account = ledgers.account("p1")
+    first = await account.refused(AccountRefused("quota.", "sending"))
+    ledgers.redis.hset(keys.account(ACCOUNT), mapping={"stopped_at": 0, "stopped_until": 0})
+    second = await account.refused(AccountRefused("quota.", "sending"))
+    assert (first, second) == (300, 600)
+    await account.resume()
+    assert (await ledgers.of("p1").claim(mail(), "p1:1"))[0] is Verdict.CLAIMED
+
+
+async def test_a_refused_login_is_tried_by_one_process_at_a_time(ledgers: Ledgers) -> None:
+    first, second = ledgers.account("p1"), ledgers.account("p2")
+    await first.refused(AccountRefused("password.", "login"))
+    assert await second.may_connect(0) > 0
+    await asyncio.sleep(0.35)
+    assert await second.may_connect(0) == -1
+    assert await first.may_connect(0) > 0
+    await second.resume()
+    assert await first.may_connect(0) == 0
+
+
+async def test_connections_are_capped_across_processes(ledgers: Ledgers) -> None:
+    first, second = (ledgers.account(name, max_connections=3) for name in ("p1", "p2"))
+    assert [await first.may_connect(0), await first.may_connect(1), await second.may_connect(0)] == [0, 0, 0]
+    assert await second.may_connect(1) > 0
+    await first.count_connections(1)
+    assert await second.may_connect(1) == 0
+
+
+async def test_a_campaign_pauses_when_too_many_of_its_mails_fail(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1", pause_above_percent=50)
+    for number in range(60):
+        result: Sent | Failed = Sent("250") if number < 20 else Failed("550")
+        await ledger.record(mail(number), "", result)
+        state: Any = ledgers.redis.hget(keys.CONTROL, "c")
+        assert (state is not None) == (number >= 40)
+    assert state == b"paused:21 of 41 mails failed"
+
+
+async def test_a_ledger_of_100_000_takes_at_most_15_mb(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1")
+    subscriber = "00000000-0000-4000-8000-{:012}".format
+    entries = [Entry("c", subscriber(number), "") for number in range(20_000)]
+    await asyncio.gather(*(ledger.record(entry, "", Sent("250")) for entry in entries))
+    used: Any = ledgers.redis.memory_usage(keys.ledger("c"), samples=0)
+    assert used * 5 <= 15_000_000

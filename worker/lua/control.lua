@@ -1,0 +1,58 @@
+-- What an operator does with a campaign, or the worker with one that goes wrong.
+--
+-- KEYS[12]  mail:campaigns   SET of campaigns that aren't known to be complete
+-- ARGV[1]   pause | resume | cancel | priority   ARGV[2]  campaign
+-- ARGV[3]   the reason to pause or cancel; the priority: high | normal | low
+-- ARGV[4]   messages to drop at once, of cancel
+--
+-- Returns 1 when it changed something, of resume 2 when it took a cancel back; of cancel, the number of messages that were dropped: call again until it's 0.
+local action, campaign = ARGV[1], ARGV[2]
+local counts = 'mail:counts:' .. campaign
+if action == 'pause' then
+  local changed = redis.call('HSETNX', CONTROL, campaign, 'paused:' .. ARGV[3])
+  leave(campaign)
+  return changed
+elseif action == 'resume' then
+  local state = redis.call('HGET', CONTROL, campaign)
+  if not state then
+    return 0
+  end
+  redis.call('HDEL', CONTROL, campaign)
+  if string.sub(state, 1, 6) ~= 'paused' then
+    redis.call('SADD', KEYS[12], campaign)
+    return 2
+  end
+  -- What failed until now doesn't pause it once more.
+  local before = redis.call('HMGET', counts, 'failed', 'sent')
+  redis.call('HSET', counts, 'failed_before', before[1] or 0, 'sent_before', before[2] or 0)
+  enter(campaign)
+  nudge(campaign)
+  return 1
+elseif action == 'cancel' then
+  redis.call('HSET', CONTROL, campaign, 'cancelled:' .. ARGV[3])
+  redis.call('SREM', KEYS[12], campaign)
+  leave(campaign)
+  local dropped = 0
+  for _, id in ipairs(redis.call('LPOP', 'mail:lane:' .. campaign, ARGV[4]) or {}) do
+    dropped = dropped + redis.call('HDEL', MESSAGES, id)
+  end
+  if dropped > 0 then
+    redis.call('HINCRBY', counts, 'cancelled', dropped)
+  end
+  return dropped
+elseif action == 'priority' then
+  local waits = false
+  for _, class in ipairs(CLASSES) do
+    waits = redis.call('ZSCORE', LANES .. ':' .. class, campaign) or waits
+  end
+  leave(campaign)
+  if ARGV[3] == 'normal' then
+    redis.call('HDEL', PRIORITIES, campaign)
+  else
+    redis.call('HSET', PRIORITIES, campaign, ARGV[3])
+  end
+  if waits then
+    enter(campaign)
+  end
+  return 1
+end

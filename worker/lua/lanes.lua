@@ -1,0 +1,129 @@
+-- Shared by fetch, beat, settle and control: where messages wait. Stands in front of each of them.
+--
+-- Dramatiq's own keys; producers that know Dramatiq alone work unchanged:
+-- KEYS[1]   dramatiq:mail             LIST of ids in the order in which producers queued them
+-- KEYS[2]   dramatiq:mail.msgs        HASH id -> message
+-- KEYS[3]   dramatiq:mail.DQ          LIST of ids of messages that a producer delayed
+-- KEYS[4]   dramatiq:mail.DQ.msgs     HASH id -> message
+-- KEYS[5]   dramatiq:mail.XQ          ZSET of dead ids by time in ms
+-- KEYS[6]   dramatiq:mail.XQ.msgs     HASH id -> message
+-- KEYS[7]   dramatiq:__heartbeats__   ZSET of processes by Redis's time in ms
+-- and this package's:
+-- KEYS[8]   mail:due                  ZSET of delayed ids by the time in ms at which they are due
+-- KEYS[9]   mail:lanes                prefix of the ZSETs :high, :normal, :low of campaigns by messages taken
+-- KEYS[10]  mail:control              HASH campaign -> paused:REASON | cancelled:REASON
+-- KEYS[11]  mail:priorities           HASH campaign -> high | low
+-- Made of names that are found on the way:
+--   mail:lane:CAMPAIGN  LIST of ids;  mail:counts:CAMPAIGN  HASH;  mail:dead:ID  STRING, a dead letter's reason
+local WAITING, MESSAGES, DELAYED, DELAYED_MESSAGES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local DEAD, DEAD_MESSAGES, HEARTBEATS = KEYS[5], KEYS[6], KEYS[7]
+local DUE, LANES, CONTROL, PRIORITIES = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local CLASSES = { 'high', 'normal', 'low' }
+-- As worker/producer.py has it: a process would have to hold several copies of it at a time.
+local MAX_MESSAGE_BYTES = 5000000
+local DEAD_LETTER_SECONDS = 7 * 86400
+local MAX_ID_CHARACTERS = 200
+
+local clock = redis.call('TIME')
+local NOW_MS = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function bury(id, messages, reason)
+  local data = redis.call('HGET', messages, id)
+  if data then
+    redis.call('ZADD', DEAD, NOW_MS, id)
+    redis.call('HSET', DEAD_MESSAGES, id, data)
+    redis.call('SET', 'mail:dead:' .. id, reason, 'EX', DEAD_LETTER_SECONDS)
+    redis.call('HDEL', messages, id)
+  end
+end
+
+local function decode(data)
+  local ok, message = pcall(cjson.decode, data)
+  return ok and type(message) == 'table' and message or {}
+end
+
+local function campaign_of(message)
+  local job = type(message.args) == 'table' and message.args[1]
+  local id = type(job) == 'table' and (job.campaignId or job.campaign_id)
+  if type(id) == 'number' then
+    id = string.format('%.0f', id)
+  end
+  return type(id) == 'string' and #id <= MAX_ID_CHARACTERS and id or ''
+end
+
+local function lanes_of(campaign)
+  -- Mails outside any campaign are those that somebody waits for: a password reset, a receipt.
+  local class = campaign == '' and 'high' or redis.call('HGET', PRIORITIES, campaign) or 'normal'
+  return LANES .. ':' .. class
+end
+
+-- Puts a lane into the rotation, as well served as the least served one.
+local function enter(campaign)
+  local lanes = lanes_of(campaign)
+  if not redis.call('ZSCORE', lanes, campaign) then
+    redis.call('ZADD', lanes, redis.call('ZRANGE', lanes, 0, 0, 'WITHSCORES')[2] or 0, campaign)
+  end
+end
+
+local function leave(campaign)
+  for _, class in ipairs(CLASSES) do
+    redis.call('ZREM', LANES .. ':' .. class, campaign)
+  end
+end
+
+-- Puts a waiting message into its campaign's lane: at the head if it was delayed, and so has waited before.
+local function sort(id)
+  local size = redis.call('HSTRLEN', MESSAGES, id)
+  if size == 0 then
+    return
+  end
+  if size > MAX_MESSAGE_BYTES then
+    bury(id, MESSAGES, string.format('the message has %.0f bytes; at most %.0f are sent', size, MAX_MESSAGE_BYTES))
+    return
+  end
+  local message = decode(redis.call('HGET', MESSAGES, id))
+  local campaign = campaign_of(message)
+  local state = redis.call('HGET', CONTROL, campaign)
+  if state and string.sub(state, 1, 9) == 'cancelled' then
+    redis.call('HDEL', MESSAGES, id)
+    redis.call('HINCRBY', 'mail:counts:' .. campaign, 'cancelled', 1)
+    return
+  end
+  local delayed = type(message.options) == 'table' and message.options.eta
+  redis.call(delayed and 'LPUSH' or 'RPUSH', 'mail:lane:' .. campaign, id)
+  if not state then
+    enter(campaign)
+  end
+end
+
+-- Moves messages that are due to the head of the waiting ones, where they also wake an idle process.
+-- Returns the ms until the next one is due, or an empty string.
+local function promote()
+  for _, id in ipairs(redis.call('LPOP', DELAYED, 100) or {}) do
+    local data = redis.call('HGET', DELAYED_MESSAGES, id)
+    if data then
+      local options = decode(data).options
+      local eta = type(options) == 'table' and tonumber(options.eta)
+      redis.call('ZADD', DUE, eta or NOW_MS, id)
+    end
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', NOW_MS, 'LIMIT', 0, 100)) do
+    redis.call('ZREM', DUE, id)
+    local data = redis.call('HGET', DELAYED_MESSAGES, id)
+    if data then
+      redis.call('HSET', MESSAGES, id, data)
+      redis.call('HDEL', DELAYED_MESSAGES, id)
+      redis.call('LPUSH', WAITING, id)
+    end
+  end
+  local next_due = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]
+  return next_due and math.max(math.ceil(next_due - NOW_MS), 0) or ''
+end
+
+-- Takes a lane's first messages back to the waiting ones, which wakes as many idle processes.
+local function nudge(campaign)
+  local ids = redis.call('LPOP', 'mail:lane:' .. campaign, 100) or {}
+  if #ids > 0 then
+    redis.call('RPUSH', WAITING, unpack(ids))
+  end
+end

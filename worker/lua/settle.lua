@@ -1,0 +1,50 @@
+-- Settles messages that a process holds. One that isn't the process's any more (it was taken for dead) is left alone.
+--
+-- KEYS[12]  dramatiq:__acks__.PROCESS.mail  SET of ids that the process has fetched and not settled yet
+-- KEYS[13]  mail:uncertain:msgs             HASH mail -> message that is held
+-- KEYS[14]  mail:woken:PROCESS              LIST of ids that woke the process
+-- ARGV      five for each message: what to do, id, and three more by what is to be done:
+--   ack       -                                   it's done with
+--   nack      reason                              to the dead letters
+--   requeue   -                                   back to the waiting ones
+--   postpone  new id, new message, ms until it's due replaced by one that comes later
+--   hold      mail                                kept until an operator decides
+--   stranded  ids that the process still knows, separated by spaces: all others go back (the id is empty)
+--
+-- Returns the number of messages that were settled.
+local settled = 0
+for i = 1, #ARGV, 5 do
+  local action, id, first, second, third = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  if action == 'stranded' then
+    local known = {}
+    for word in string.gmatch(first, '%S+') do
+      known[word] = true
+    end
+    for _, fetched in ipairs(redis.call('SMEMBERS', KEYS[12])) do
+      if not known[fetched] then
+        redis.call('SREM', KEYS[12], fetched)
+        redis.call('LPUSH', WAITING, fetched)
+      end
+    end
+    for _, woke in ipairs(redis.call('LPOP', KEYS[14], 1000) or {}) do
+      redis.call('LPUSH', WAITING, woke)
+    end
+  elseif redis.call('SREM', KEYS[12], id) == 1 then
+    settled = settled + 1
+    if action == 'ack' then
+      redis.call('HDEL', MESSAGES, id)
+    elseif action == 'nack' then
+      bury(id, MESSAGES, first)
+    elseif action == 'requeue' then
+      redis.call('LPUSH', WAITING, id)
+    elseif action == 'postpone' then
+      redis.call('HDEL', MESSAGES, id)
+      redis.call('HSET', DELAYED_MESSAGES, first, second)
+      redis.call('ZADD', DUE, NOW_MS + third, first)
+    elseif action == 'hold' then
+      redis.call('HSET', KEYS[13], first, redis.call('HGET', MESSAGES, id))
+      redis.call('HDEL', MESSAGES, id)
+    end
+  end
+end
+return settled

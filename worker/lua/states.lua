@@ -1,0 +1,49 @@
+-- Shared by claim, record and uncertain: what the ledger holds. Stands in front of each of them.
+--
+--   mail:ledger:CAMPAIGN  HASH subscriber -> state;  mail:single:ID likewise, for a mail outside any campaign
+--   mail:counts:CAMPAIGN  HASH sent | failed | uncertain | cancelled -> number of mails
+-- A state is a letter, then `:milliseconds:` and a detail:
+--   c claimed (detail: the claimant, PROCESS:NUMBER)   s sent   f failed   u uncertain   (detail: the server's words)
+-- A mail is given as {campaign, subscriber, identity, name}; campaign and subscriber are empty outside any campaign, and
+-- the name is the mail's field in mail:uncertain.
+local clock = redis.call('TIME')
+local NOW_MS = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+local function place(mail)
+  if mail[1] == '' then
+    return 'mail:single:' .. mail[3], '-'
+  end
+  return 'mail:ledger:' .. mail[1], mail[2]
+end
+
+local function read_state(mail)
+  local state = redis.call('HGET', place(mail))
+  if state then
+    local kind, since_ms, detail = string.match(state, '^(%a):(%d+):(.*)$')
+    return kind, tonumber(since_ms), detail
+  end
+end
+
+local function write_state(mail, kind, detail, seconds)
+  local key, field = place(mail)
+  redis.call('HSET', key, field, kind .. ':' .. whole(NOW_MS) .. ':' .. detail)
+  redis.call('EXPIRE', key, seconds)
+end
+
+local function count(mail, result, number, seconds)
+  if mail[1] ~= '' then
+    local key = 'mail:counts:' .. mail[1]
+    redis.call('HINCRBY', key, result, number)
+    redis.call('EXPIRE', key, seconds)
+  end
+end
+
+-- Lists a mail for `mail-worker uncertain`; `held` or, when it will be sent once more, `resent`.
+local function list_uncertain(mail, listed, why, resolution, seconds)
+  redis.call('HSET', listed, mail[4], cjson.encode({ NOW_MS, why, resolution }))
+  count(mail, 'uncertain', 1, seconds)
+end
