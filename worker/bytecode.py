@@ -1,0 +1,22 @@
+"""Imports all that `mail-worker run` and `record` import in their lives, early or late.
+
+Run once as `python -m worker.bytecode` with PYTHONPYCACHEPREFIX set, it leaves their bytecode there. A program that
+finds none compiles what it imports, each time it starts, and the compiler's memory stays with it."""
+
+# ruff: noqa: F401
+# isort: off
+import encodings.idna
+import encodings.punycode
+import importlib.readers
+import importlib.resources.readers
+
+import httpcore
+import idna.uts46data
+
+import worker.cli
+import worker.logs
+import worker.process
+import worker.recorder
+import worker.transports.oauth
+import worker.transports.providers
+import worker.transports.smtp
