@@ -1,5 +1,7 @@
 """The real services, and the worker's programs as processes of their own. `make integration` starts the services."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,8 +50,17 @@ def make_campaign(services: Services, tmp_path: Path) -> MakeCampaign:
     return make
 
 
+@pytest.fixture(scope="session")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where programs find their bytecode, as on a host; and nothing of root's gets into a user's checkout."""
+    directory = tmp_path_factory.mktemp("bytecode")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONOPTIMIZE": "2", "PYTHONPYCACHEPREFIX": str(directory)}
+    subprocess.run([sys.executable, "-m", "worker.bytecode"], env=environment, check=True)
+    return directory
+
+
 @pytest.fixture
-def environment(services: Services) -> dict[str, str]:
+def environment(services: Services, bytecode: Path) -> dict[str, str]:
     """A right environment for the worker, by the names that users of the old worker have."""
     return {
         "UPSTASH_REDIS_URL": services.redis_url,
@@ -62,8 +73,8 @@ def environment(services: Services) -> dict[str, str]:
         "MAIL_FROM": "The tests <news@testbed.example>",
         "SSL_CERT_FILE": str(services.ca_file),
         "PATH": "/usr/bin:/bin",
-        # The tests run as root, the checkout may be a user's.
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONPYCACHEPREFIX": str(bytecode),
     }
 
 

@@ -1,8 +1,10 @@
 """A campaign's whole path: file, queue, SMTP server, database."""
 
+import re
 from email import message_from_bytes, policy
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import redis
@@ -36,8 +38,10 @@ def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
     left = {str(key, "utf-8") for key in queue.scan_iter()}
     assert left <= {
         keys.OUTBOX,
+        keys.COMMANDS,
         keys.ledger(campaign.id),
         keys.counts(campaign.id),
+        keys.account(f"smtp:{services.smtp_user}@{services.smtp_host}"),
         *(key for key in left if key.startswith("dramatiq:__")),
     }
     assert queue.xlen(keys.OUTBOX) == 0
@@ -74,22 +78,22 @@ def test_a_campaign_that_is_queued_twice_goes_out_once(
     programs.start("record")
     for number in range(2):
         programs.start("run", SUPERVISOR_PROCESS_NAME=f"worker-{number}")
-    wait_until(lambda: queue.hlen(keys.WAITING_MESSAGES) == 0 and tally(services, campaign).accounted_for)
+    wait_until(lambda: queue.hlen(keys.MESSAGES) == 0 and tally(services, campaign).accounted_for)
     result = tally(services, campaign)
     assert (result.accepted, result.unique, result.rows_sent) == (40, 40, 40)
 
 
 def test_jobs_from_csv_without_a_campaign(programs: Programs, services: Services, tmp_path: Path) -> None:
-    path = tmp_path / "jobs.csv"
+    path, tag = tmp_path / "jobs.csv", uuid4().hex
     path.write_text(
-        f'to,subject,text\nann.{tmp_path.name}@example.org,"Hello, Ann",hi\nbo.{tmp_path.name}@example.org,Hello,hi\n',
+        f'to,subject,text\nann.{tag}@example.org,"Hello, Ann",hi\nbo.{tag}@example.org,Hello,hi\n',
         encoding="utf-8",
     )
     programs.start("run")
     assert programs.run("enqueue", str(path)) == (0, "queued 2 jobs\n")
 
     def subjects() -> list[str]:
-        return sorted(line["subject"] for line in services.accepted() if tmp_path.name in line["rcpt"])
+        return sorted(line["subject"] for line in services.accepted() if tag in line["rcpt"])
 
     wait_until(lambda: len(subjects()) == 2)
     assert subjects() == ["Hello", "Hello, Ann"]
@@ -125,3 +129,19 @@ def test_a_row_that_the_database_refuses_is_put_aside_and_the_others_are_recorde
     assert b"invalid input syntax for type uuid" in parked[b"reason"]
     # Its recipient's own row is unsent, so the campaign isn't complete.
     assert database.execute("SELECT status FROM campaigns WHERE id = %s", (campaign.id,)).fetchone() == ("sending",)
+
+
+def test_the_programs_compile_nothing(
+    make_campaign: MakeCampaign, programs: Programs, services: Services, tmp_path: Path
+) -> None:
+    campaign = make_campaign(60)
+    # Python says where it takes each module's code from.
+    quiet = {"PYTHONVERBOSE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    started = [programs.start("record", **quiet), programs.start("run", **quiet)]
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    wait_until(lambda: tally(services, campaign).accounted_for)
+    for program in started:
+        program.stop()
+        sources = re.findall(r"code object from '?(\S+)\.py\b(?!c)", program.text())
+        assert sources == []
+        assert re.search(r"code object from '\S+\.opt-2\.pyc'", program.text())

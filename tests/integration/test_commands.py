@@ -45,12 +45,12 @@ WRONG = {
     ),
     "smtp password": (
         {"SMTP_PASS": "wrong-one"},
-        "FAIL smtp      SMTP server {address}:587: it refuses the login as sender@testbed.example (535",
+        "FAIL mail      SMTP server {address}:587: it refuses the login as sender@testbed.example (535",
     ),
-    "smtp port": ({"SMTP_PORT": "26"}, "FAIL smtp      SMTP server {address}:26: "),
+    "smtp port": ({"SMTP_PORT": "26"}, "FAIL mail      SMTP server {address}:26: "),
     "certificate": (
         {"SSL_CERT_FILE": "/dev/null"},
-        "FAIL smtp      SMTP server {address}:587: its certificate isn't trusted",
+        "FAIL mail      SMTP server {address}:587: its certificate isn't trusted",
     ),
 }
 

@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_during_the_installation(site: Site) -> None:
 WRONG_ANSWERS: dict[str, tuple[dict[str, object], str]] = {
     "smtp password": (
         {"worker_smtp_password": "wrong-one"},
-        "FAIL smtp SMTP server {address}:587: it refuses the login as sender@testbed.example (535",
+        "FAIL mail SMTP server {address}:587: it refuses the login as sender@testbed.example (535",
     ),
     "redis": (
         {"worker_redis_url": "redis://default:wrong-one@{address}:6380/0"},
