@@ -1,0 +1,295 @@
+"""A campaign through everything that breaks at once: processes killed, Redis restarted, Supabase away, an SMTP server
+that drops, stalls and refuses at random, also after it has accepted a mail.
+
+.venv/bin/python -m benchmarks.chaos [--recipients 10000] [--processes 4] [--rate 100/s] [--hold]
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.bench import SINK_PORT, Bench, bench
+from benchmarks.processes import Measured, as_on_a_host, mail_worker, start
+from demo.campaign import Campaign
+from worker import keys
+from worker.ledger import Entry
+from worker.pacing import parse_rate
+from worker.uncertain import UncertainMails
+
+CONCURRENCY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How big, and how bad. Times in seconds."""
+
+    recipients: int
+    processes: int
+    rate: str
+    hold: bool
+    kill_every: float
+    redis_restart_after: float
+    database_away: tuple[float, float]
+    dead_after_seconds: int
+    patience: float
+    seed: int = 1
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the SMTP server, the database and the ledger say in the end."""
+
+    recipients: int
+    accepted: int = 0
+    unique: int = 0
+    rows_sent: int = 0
+    failed: int = 0
+    uncertain: int = 0
+    held: int = 0
+    doubles: int = 0
+    doubles_not_listed: int = 0
+    unaccounted: int = 0
+    sent_without_row: int = 0
+    closed: int = 0
+    over_the_limit: int = 0
+    kills: int = 0
+    seconds: float = 0.0
+    status: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether every promise held."""
+        return not (self.doubles_not_listed or self.unaccounted or self.sent_without_row or self.over_the_limit) and (
+            self.closed == 1 and self.status == "sent"
+        )
+
+
+class Chaos:
+    """One run."""
+
+    def __init__(self, setup: Bench, plan: Plan) -> None:
+        self._setup = setup
+        self._plan = plan
+        self._random = random.Random(plan.seed)
+        self._accepted = setup.directory / "accepted.jsonl"
+        self._workers: list[Measured] = []
+        self._recorders: list[Measured] = []
+        self._logs: list[Path] = []
+        self._kills = 0
+
+    def run(self) -> Verdict:
+        """Sends a campaign while things break, and judges."""
+        setup, plan = self._setup, self._plan
+        setup.client.flushall()
+        # By the default, everysec, a Redis that is killed may forget what it has confirmed; a restart forgets nothing.
+        campaign = Campaign.invent(plan.recipients)
+        campaign.insert(setup.services.database_url)
+        jobs = setup.directory / "jobs.jsonl"
+        campaign.write_jobs(jobs)
+        setup.produce("ours", jobs)
+        sink = start(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.chaotic_sink",
+                f"--port={SINK_PORT}",
+                f"--certificate={setup.directory / 'sink.pem'}",
+                f"--accepted={self._accepted}",
+                f"--seed={plan.seed}",
+            ],
+            setup.environment(1),
+            setup.directory / "sink.log",
+        )
+        setup.started.append(sink)
+        sink.wait_for("ready")
+        started = time.monotonic()
+        try:
+            self._workers = [self._start("run", f"worker_{number}") for number in range(plan.processes)]
+            self._recorders = [self._start("record", "recorder")]
+            self._break_things(campaign, started)
+        finally:
+            for process in (*self._workers, *self._recorders):
+                process.stop()
+            sink.stop()
+        verdict = self._judge(campaign)
+        verdict.seconds = time.monotonic() - started
+        return verdict
+
+    def _start(self, verb: str, name: str) -> Measured:
+        log = self._setup.directory / f"{len(self._logs)}-{name}.log"
+        self._logs.append(log)
+        environment = self._setup.environment(
+            CONCURRENCY,
+            LOG_LEVEL="INFO",
+            SUPERVISOR_PROCESS_NAME=name,
+            MAIL_RATE=self._plan.rate,
+            MAIL_ON_UNCERTAIN="hold" if self._plan.hold else "resend",
+            MAIL_PAUSE_ABOVE_PERCENT="100",
+            WORKER_DEAD_AFTER_SECONDS=str(self._plan.dead_after_seconds),
+        )
+        process = start(mail_worker(verb), environment | as_on_a_host(self._setup.directory), log)
+        self._setup.started.append(process)
+        return process
+
+    def _break_things(self, campaign: Campaign, started: float) -> None:
+        plan, services = self._plan, self._setup.services
+        events = [
+            (plan.redis_restart_after, lambda: services.control("redis", "restart")),
+            (plan.database_away[0], lambda: services.control("postgrest", "stop")),
+            (plan.database_away[1], lambda: services.control("postgrest", "start")),
+        ]
+        next_kill = plan.kill_every
+        while (elapsed := time.monotonic() - started) < plan.patience:
+            while events and elapsed >= events[0][0]:
+                events.pop(0)[1]()
+            if elapsed >= next_kill and not self._nearly_done():
+                self._kill_one()
+                next_kill = elapsed + plan.kill_every * self._random.uniform(0.5, 1.5)
+            if not events and self._done(campaign):
+                return
+            time.sleep(0.2)
+
+    def _kill_one(self) -> None:
+        number = self._random.randrange(len(self._workers))
+        victim = self._workers[number]
+        victim.process.kill()
+        victim.process.wait()
+        self._kills += 1
+        self._workers[number] = self._start("run", f"worker_{number}")
+
+    def _nearly_done(self) -> bool:
+        left = self._setup.client.hlen(keys.MESSAGES)
+        return isinstance(left, int) and left < self._plan.recipients * 0.05
+
+    def _done(self, campaign: Campaign) -> bool:
+        if self._plan.hold:
+            self._resolve_held()
+        return self._status(campaign) == "sent"
+
+    def _resolve_held(self) -> None:
+        # As an operator with the provider's log in hand would do.
+        accepted = {line["rcpt"] for line in self._lines()}
+        mails = UncertainMails(self._setup.client)
+        for mail in mails.all():
+            if mail.held and time.time() - mail.at > 2:
+                if any(rcpt in accepted for rcpt in (self._address(mail.entry),)):
+                    mails.mark_sent(mail)
+                else:
+                    mails.resend(mail)
+
+    def _address(self, entry: Entry) -> str:
+        return self._addresses.get(entry.subscriber_id or "", "")
+
+    @property
+    def _addresses(self) -> dict[str, str]:
+        with (self._setup.directory / "jobs.jsonl").open(encoding="utf-8") as stream:
+            jobs = [json.loads(line) for line in stream]
+        return {job["subscriberId"]: _ascii(job["to"]["address"]) for job in jobs}
+
+    def _status(self, campaign: Campaign) -> str:
+        with psycopg.connect(self._setup.services.database_url) as connection:
+            row = connection.execute("SELECT status FROM campaigns WHERE id = %s", (campaign.id,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def _lines(self) -> list[dict[str, str]]:
+        text = self._accepted.read_text(encoding="utf-8") if self._accepted.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def _judge(self, campaign: Campaign) -> Verdict:
+        verdict = Verdict(self._plan.recipients, kills=self._kills, status=self._status(campaign))
+        lines = self._lines()
+        times = Counter(line["rcpt"] for line in lines)
+        verdict.accepted, verdict.unique = len(lines), len(times)
+        with psycopg.connect(self._setup.services.database_url) as connection:
+            rows = connection.execute(
+                "SELECT subscriber_id, sent FROM campaign_subscribers WHERE campaign_id = %s", (campaign.id,)
+            ).fetchall()
+        listed = {mail.entry.subscriber_id for mail in UncertainMails(self._setup.client).all()}
+        listed |= self._listed_before
+        verdict.uncertain = len(listed)
+        states = self._setup.client.hgetall(keys.ledger(campaign.id))
+        addresses = self._addresses
+        for subscriber_id, sent in ((str(row[0]), row[1]) for row in rows):
+            count = times[addresses[subscriber_id]]
+            state = states.get(subscriber_id.encode(), b"")[:1]
+            verdict.rows_sent += sent
+            verdict.failed += state == b"f"
+            verdict.doubles += count > 1
+            verdict.doubles_not_listed += count > 1 and subscriber_id not in listed
+            # Who was uncertain, and was refused at the second try, counts as failed although the first mail arrived.
+            refused_later = state == b"f" and subscriber_id in listed
+            verdict.sent_without_row += count > 0 and not sent and not refused_later
+            verdict.unaccounted += not (sent and count) and state != b"f"
+        verdict.over_the_limit = _over_the_limit([float(line["time"]) for line in lines], self._plan.rate)
+        text = "".join(log.read_text(encoding="utf-8", errors="replace") for log in self._logs)
+        verdict.closed = text.count(f"campaign {campaign.id} is complete")
+        if "Traceback" in text:
+            verdict.notes.append("a traceback is in a log")
+        return verdict
+
+    @property
+    def _listed_before(self) -> set[str | None]:
+        # What was resolved isn't listed any more; the logs tell.
+        listed: set[str | None] = set()
+        for log in self._logs:
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+                if "may have been accepted before" in line:
+                    listed.add(json.loads(line[line.index("[") : line.index("]") + 1])[1])
+        return listed
+
+
+def _ascii(address: str) -> str:
+    local, _, domain = address.partition("@")
+    return f"{local}@{domain.encode('idna').decode()}"
+
+
+def _over_the_limit(times: Sequence[float], rate: str) -> int:
+    """The worst excess in any window of any limit."""
+    worst = 0
+    ordered = sorted(times)
+    for limit in parse_rate(rate):
+        first = 0
+        for last, at in enumerate(ordered):
+            while at - ordered[first] >= limit.window_ms / 1000:
+                first += 1
+            worst = max(worst, last - first + 1 - limit.mails)
+    return max(worst, 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipients", type=int, default=10_000)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--rate", default="100/s")
+    parser.add_argument("--hold", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    plan = Plan(
+        recipients=options.recipients,
+        processes=options.processes,
+        rate=options.rate,
+        hold=options.hold,
+        kill_every=5.0,
+        redis_restart_after=30.0,
+        database_away=(45.0, 105.0),
+        dead_after_seconds=36,
+        patience=1800.0,
+        seed=options.seed,
+    )
+    with bench() as setup:
+        verdict = Chaos(setup, plan).run()
+    print(verdict)
+    sys.exit(0 if verdict.good else 1)
+
+
+if __name__ == "__main__":
+    main()

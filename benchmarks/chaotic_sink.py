@@ -1,0 +1,113 @@
+"""An SMTP server that drops, stalls and refuses at random, also after accepting a mail, and keeps the truth.
+
+`accepted.jsonl` gets a line {time, rcpt, message_id} for each accepted mail, before any reply.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import ssl
+import time
+from pathlib import Path
+from typing import TextIO
+
+_MESSAGE_ID = re.compile(rb"^Message-ID:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+_EHLO = b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN\r\n"
+#: What happens to a mail, and how often; the rest is accepted with a reply.
+CHANCES = {
+    "accept, then drop": 0.01,
+    "accept, then stall": 0.001,
+    "drop after the content": 0.01,
+    "drop before the content": 0.01,
+    "450 4.2.0 greylisted": 0.02,
+    "421 4.7.0 slow down": 0.002,
+    "550 5.1.1 no such mailbox": 0.01,
+}
+
+
+class ChaoticSink:
+    """All connections share its file and its dice."""
+
+    def __init__(self, accepted: TextIO, seed: int) -> None:
+        self._accepted = accepted
+        self._random = random.Random(seed)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        try:
+            writer.write(b"220 sink\r\n")
+            await self._converse(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fate, rcpt = "", ""
+        while line := await reader.readline():
+            verb = line[:4].upper()
+            if verb == b"EHLO":
+                writer.write(_EHLO)
+            elif verb == b"AUTH":
+                writer.write(b"235 2.7.0 ok\r\n")
+            elif verb == b"QUIT":
+                writer.write(b"221 bye\r\n")
+                return
+            elif verb == b"RCPT":
+                rcpt, fate = line[8:].decode().strip().strip("<>"), self._throw()
+                if fate == "drop before the content":
+                    return
+                writer.write(f"{fate}\r\n".encode() if fate[:3].isdigit() else b"250 2.1.5 ok\r\n")
+                rcpt = "" if fate[:3].isdigit() else rcpt
+            elif verb == b"DATA":
+                if not rcpt:
+                    writer.write(b"554 5.5.1 no valid recipients\r\n")
+                    continue
+                writer.write(b"354 go\r\n")
+                content = await reader.readuntil(b"\r\n.\r\n")
+                if fate == "drop after the content":
+                    return
+                self._keep(rcpt, content)
+                if fate == "accept, then drop":
+                    return
+                if fate == "accept, then stall":
+                    await asyncio.sleep(3600)
+                writer.write(b"250 2.0.0 taken\r\n")
+            else:
+                writer.write(b"250 2.0.0 ok\r\n")
+
+    def _throw(self) -> str:
+        dice = self._random.random()
+        for fate, chance in CHANCES.items():
+            dice -= chance
+            if dice < 0:
+                return fate
+        return ""
+
+    def _keep(self, rcpt: str, content: bytes) -> None:
+        found = _MESSAGE_ID.search(content)
+        line = {"time": time.time(), "rcpt": rcpt, "message_id": found.group(1).decode() if found else ""}
+        self._accepted.write(json.dumps(line) + "\n")
+        self._accepted.flush()
+
+
+async def main(options: argparse.Namespace) -> None:
+    """Serves until it's ended."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(options.certificate)
+    with Path(options.accepted).open("a", encoding="utf-8") as accepted:  # noqa: ASYNC230  # once, at the start
+        sink = ChaoticSink(accepted, options.seed)
+        server = await asyncio.start_server(sink.serve, "127.0.0.1", options.port, ssl=tls, limit=1_000_000)
+        print("ready", flush=True)
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--certificate", required=True)
+    parser.add_argument("--accepted", required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    asyncio.run(main(parser.parse_args()))
