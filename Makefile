@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-shell demo-inbox demo-down test lint unit integration molecule test-down lock
+.PHONY: help setup demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock
 
 PYTHON := .venv/bin/python
 # The test bed's containers need root; the other verbs don't. What root leaves in the checkout, its user couldn't delete.
@@ -28,9 +28,9 @@ demo-inbox: ## Show the mails that the demo's SMTP server accepted last
 demo-down: ## Remove everything that the demo started
 	@$(SUDO) $(PYTHON) -m demo down
 
-test: ## Run all tests: lint, unit, integration on real services, Molecule
+test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule
 	@testbed/bootstrap.sh lint containers
-	@$(MAKE) --no-print-directory lint unit integration molecule test-down
+	@$(MAKE) --no-print-directory lint unit integration e2e molecule test-down
 	@echo "test: all passed"
 
 lint:
@@ -42,11 +42,15 @@ lint:
 	shellcheck testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
 
 unit:
-	$(PYTHON) -m pytest tests/unit tests/templates
+	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
 
 integration:
 	$(SUDO) $(PYTHON) -m testbed up test --services --vps 1
 	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/integration
+
+e2e:
+	$(SUDO) $(PYTHON) -m testbed up test --services
+	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/e2e
 
 molecule:
 	$(SUDO) env PATH="$(PATH)" molecule test
