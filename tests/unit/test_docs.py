@@ -27,8 +27,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_make_verbs_exist(page: Path) -> None:
     makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
-    verbs = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    for verb in re.findall(r"(?:^|`)(?:[A-Z_]+=\S+ )?make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+    verbs = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
+    for verb in re.findall(
+        r"(?:^|`)(?:[A-Z_]+=\S+ )?make ([a-z0-9-]+)", page.read_text(encoding="utf-8"), re.MULTILINE
+    ):
         assert verb in verbs
 
 
