@@ -43,6 +43,11 @@ class Mail:
         return self.job.to.email
 
     @property
+    def idempotency_key(self) -> str:
+        """The same for each attempt, as providers want it."""
+        return self.message_id.strip("<>")
+
+    @property
     def needs_smtputf8(self) -> bool:
         """Whether an address has a non-ASCII local part (RFC 6531)."""
         return not (self.sender.isascii() and self.recipient.isascii())

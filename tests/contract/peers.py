@@ -14,7 +14,7 @@ from worker.settings import Secret
 from worker.transports.base import Transport
 from worker.transports.http import HttpTransport, Provider
 from worker.transports.providers import Mailgun, Resend, SendGrid
-from worker.transports.smtp import SmtpTransport
+from worker.transports.smtp import Idempotency, SmtpTransport
 
 SECRET = Secret("s3cret-s3cret")
 
@@ -53,6 +53,7 @@ class SmtpPeer:
     """SMTP with or without PIPELINING."""
 
     pipelining: bool
+    idempotency: Idempotency | None = None
     server: SmtpServer = field(init=False)
 
     MANNERS = {  # noqa: RUF012  # nobody changes it
@@ -88,6 +89,7 @@ class SmtpPeer:
             auth="auto",
             implicit_tls=True,
             local_hostname="host",
+            idempotency=self.idempotency,
         )
 
     async def stop(self) -> None:
@@ -263,6 +265,7 @@ def _join(address: "dict[str, str]") -> str:
 SMTP_PEERS: dict[str, Callable[[], Peer]] = {
     "smtp": lambda: SmtpPeer(pipelining=False),
     "smtp pipelined": lambda: SmtpPeer(pipelining=True),
+    "smtp with keys": lambda: SmtpPeer(True, Idempotency("Resend-Idempotency-Key", 3600)),
 }
 PEERS: dict[str, Callable[[], Peer]] = {
     **SMTP_PEERS,

@@ -198,6 +198,14 @@ async def test_a_retry_has_the_same_idempotency_key(transport: Transport, peer: 
     assert first == second
 
 
+@pytest.mark.parametrize("peer", ["smtp with keys"], indirect=True)
+async def test_a_retry_by_smtp_has_the_same_idempotency_key(transport: Transport, peer: SmtpPeer) -> None:
+    for _ in range(2):
+        await transport.send(mail(), Claim())
+    first, second = (arrived.headers["resend-idempotency-key"] for arrived in peer.arrived())
+    assert first == second == mail().idempotency_key
+
+
 @on_smtp
 async def test_an_idle_connection_that_was_closed_is_replaced(transport: Transport, peer: SmtpPeer) -> None:
     await transport.send(mail(), Claim())

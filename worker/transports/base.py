@@ -6,6 +6,10 @@ from typing import Protocol
 from worker.message import Mail
 from worker.outcomes import Outcome
 
+#: Resend keeps idempotency keys for 24 hours; an hour less, for a mail that waited.
+#: https://resend.com/docs/dashboard/emails/idempotency-keys
+RESEND_KEPT_SECONDS = 23 * 3600
+
 #: Called just before the mail goes out, at most once for each connection that is tried; False means that it mustn't.
 Claim = Callable[[], Awaitable[bool]]
 

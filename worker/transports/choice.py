@@ -4,7 +4,10 @@ import hashlib
 from collections.abc import Awaitable, Callable
 
 from worker.settings import Secret, Settings
-from worker.transports.base import Connections, Transport
+from worker.transports.base import RESEND_KEPT_SECONDS, Connections, Transport
+
+#: https://resend.com/docs/send-with-smtp
+RESEND_SMTP_HOST = "smtp.resend.com"
 
 # Each transport imports what it needs: a worker must stay small.
 
@@ -16,8 +19,9 @@ def make_transport(settings: Settings, connections: Connections | None = None) -
         connections: the fleet's limit; None for a single test mail.
     """
     if settings.transport == "smtp":
-        from worker.transports.smtp import SmtpTransport
+        from worker.transports.smtp import Idempotency, SmtpTransport
 
+        at_resend = settings.smtp_host.lower() == RESEND_SMTP_HOST
         return SmtpTransport(
             host=settings.smtp_host,
             port=settings.smtp_port,
@@ -29,6 +33,7 @@ def make_transport(settings: Settings, connections: Connections | None = None) -
             local_hostname=settings.host_name,
             mails_per_connection=settings.smtp_mails_per_connection,
             connections=connections,
+            idempotency=Idempotency("Resend-Idempotency-Key", RESEND_KEPT_SECONDS) if at_resend else None,
         )
     from worker.transports.http import HttpTransport
     from worker.transports.providers import make_provider

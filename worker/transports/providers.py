@@ -8,6 +8,7 @@ from worker.jobs import Address
 from worker.message import Mail
 from worker.outcomes import Reply
 from worker.settings import Secret, Settings
+from worker.transports.base import RESEND_KEPT_SECONDS
 from worker.transports.http import Provider, Request, Response
 
 
@@ -44,8 +45,7 @@ class Resend:
 
     name = "Resend"
     key_setting = "RESEND_API_KEY"
-    #: Keys are kept for 24 hours; an hour less, for a mail that waited.
-    idempotent_seconds = 23 * 3600
+    idempotent_seconds = RESEND_KEPT_SECONDS
 
     _RULES = (
         _Rule((429,), "quota", Reply.BLOCKED),
@@ -80,7 +80,7 @@ class Resend:
             body["html"] = job.html
         if job.reply_to is not None:
             body["reply_to"] = _mailbox(job.reply_to)
-        return Request("/emails", json=body, headers={"Idempotency-Key": mail.message_id.strip("<>")})
+        return Request("/emails", json=body, headers={"Idempotency-Key": mail.idempotency_key})
 
     def check(self) -> Request:
         """See `Provider.check`."""

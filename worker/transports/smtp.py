@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import aiosmtplib
 import redis
@@ -37,6 +38,14 @@ IDLE_SECONDS = 20.0
 Credential = Callable[[], Awaitable[Secret]]
 
 
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A header field by whose value the provider drops a second copy, for so many seconds."""
+
+    header: str
+    seconds: int
+
+
 class _Connection:
     """An open connection, and how much it has been used."""
 
@@ -48,8 +57,6 @@ class _Connection:
 
 class SmtpTransport:
     """A pool of logged-in connections; it never holds more than there are mails being sent at once."""
-
-    idempotent_seconds = 0
 
     def __init__(
         self,
@@ -64,6 +71,7 @@ class SmtpTransport:
         local_hostname: str,
         connections: Connections | None = None,
         mails_per_connection: int = MAILS_PER_CONNECTION,
+        idempotency: Idempotency | None = None,
     ) -> None:
         """
         Args:
@@ -80,6 +88,7 @@ class SmtpTransport:
         self._local_hostname = local_hostname
         self._connections = connections
         self._mails_per_connection = mails_per_connection
+        self._idempotency = idempotency
         self._tls = ssl.create_default_context()
         self._idle: list[_Connection] = []
         self._open = 0
@@ -88,6 +97,11 @@ class SmtpTransport:
         self._failures = 0
         self._last_failure: TransportUnavailable | AccountRefused | NoConnectionYet | None = None
         self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def idempotent_seconds(self) -> int:
+        """See `Transport.idempotent_seconds`."""
+        return self._idempotency.seconds if self._idempotency else 0
 
     async def send(self, mail: Mail, claim: Claim) -> Outcome:
         """See `Transport.send`."""
@@ -140,14 +154,16 @@ class SmtpTransport:
                     clean = await self._reset(session)
                     return self._refusal(ready)
                 content_started = True
-                reply = await session.content(mail.data)
+                reply = await session.content(self._content(mail))
                 content_started = False
                 clean = True
                 return Sent(str(reply)) if reply.code // 100 == 2 else self._refusal(reply)
         except (ConnectionLost, OSError, TimeoutError) as error:
             problem = _one_line(str(error)) or "time-out"
             if content_started:
-                return Uncertain(f"the connection was lost before the server's reply to the mail: {problem}")
+                reason = f"the connection was lost before the server's reply to the mail: {problem}"
+                # With an idempotency key the provider drops the second copy by itself.
+                return Slow(reason) if self._idempotency else Uncertain(reason)
             raise self._unavailable(f"the connection was lost: {problem}") from error
         finally:
             connection.mails += 1
@@ -155,6 +171,11 @@ class SmtpTransport:
                 self._give_back(connection)
             else:
                 self._drop(connection)
+
+    def _content(self, mail: Mail) -> bytes:
+        if self._idempotency is None:
+            return mail.data
+        return f"{self._idempotency.header}: {mail.idempotency_key}\r\n".encode() + mail.data
 
     def _refusal(self, reply: SmtpReply, *, to_mail_from: bool = False) -> Outcome:
         words = str(reply)[:300]
