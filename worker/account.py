@@ -58,9 +58,13 @@ class Gate:
         self._misses = 0
 
 
+def _keys(name: str) -> list[str]:
+    return [keys.account(name), keys.connections(name), keys.HEARTBEATS]
+
+
 def resume_account(client: "redis.Redis", name: str) -> None:
     """What `Account.resume` does, for a command."""
-    client.register_script(script("account"))(keys=[keys.account(name), keys.connections(name)], args=["resume"])
+    client.register_script(script("account"))(keys=_keys(name), args=["resume"])
 
 
 class Account:
@@ -83,7 +87,7 @@ class Account:
         self._process = process
         self._max_connections = max_connections
         self._first_pause_seconds = first_pause_seconds
-        self._keys = [keys.account(name), keys.connections(name)]
+        self._keys = _keys(name)
         self._reported, self._reported_at = "", 0.0
         self._script = client.register_script(script("account"))
 

@@ -11,7 +11,7 @@ from dramatiq.middleware import CurrentMessage
 from worker import keys
 from worker.broker import DeadLetter, MailBroker
 from worker.delivery import Back, Disposition, Held, Later
-from worker.errors import InvalidJob
+from worker.errors import InvalidJob, MissingSender
 from worker.jobs import Address, Job, parse_job, recipient_key
 from worker.ledger import Entry
 from worker.redis_client import explain
@@ -41,6 +41,8 @@ def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, default_sen
         options = message.options
         try:
             job = parse_job(raw, default_sender)
+        except MissingSender as error:
+            raise DeadLetter(f"invalid job: {error}") from None
         except InvalidJob as error:
             await _refuse(raw, message.message_id, f"invalid job: {error}", fail)
             return

@@ -10,6 +10,7 @@ from dramatiq.encoder import JSONEncoder
 from dramatiq.middleware import CurrentMessage, Retries
 
 from worker import keys
+from worker.redis_client import encodable
 
 #: For errors that nobody foresaw: the mail comes back a few times before it's put aside.
 MAX_UNEXPECTED_ERRORS = 2
@@ -59,4 +60,7 @@ class _CheckingEncoder(JSONEncoder):
         for name, kind in expected.items():
             if not isinstance(fields.get(name), kind):
                 raise ValueError(f"its {name} isn't a {kind.__name__}")
+        # JSON may hold half of a surrogate pair, which nothing behind this takes.
+        if encodable(fields["message_id"]) != fields["message_id"]:
+            raise ValueError("its message_id isn't text")
         return fields

@@ -16,16 +16,19 @@ class Coalescer(Generic[Item, Answer]):
         self,
         call: Callable[[list[Item]], Awaitable[Sequence[Answer]]],
         *,
+        alone_after: type[Exception],
         at_most: int = 100,
         linger_seconds: float = 0.0,
     ) -> None:
         """
         Args:
             call: takes items, returns as many answers in the same order.
+            alone_after: an error that one item may cause; each item of such a call gets a call of its own.
             at_most: items of one call.
             linger_seconds: how long the first item waits for others, for calls that nobody waits for.
         """
         self._call = call
+        self._alone_after = alone_after
         self._at_most = at_most
         self._linger_seconds = linger_seconds
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
@@ -54,15 +57,25 @@ class Coalescer(Generic[Item, Answer]):
             await asyncio.sleep(self._linger_seconds)
             while self._waiting:
                 batch, self._waiting = self._waiting[: self._at_most], self._waiting[self._at_most :]
-                try:
-                    answers = await self._call([item for item, _ in batch])
-                except Exception as error:
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
-                else:
-                    for (_, future), answer in zip(batch, answers, strict=True):
-                        if not future.done():
-                            future.set_result(answer)
+                if await self._settle(batch):
+                    continue
+                for alone in batch:
+                    await self._settle([alone])
         finally:
             self._runner = None
+
+    async def _settle(self, batch: "list[tuple[Item, asyncio.Future[Answer]]]") -> bool:
+        """Makes one call; False if its items are to be tried one by one."""
+        try:
+            answers = await self._call([item for item, _ in batch])
+        except Exception as error:
+            if isinstance(error, self._alone_after) and len(batch) > 1:
+                return False
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+        return True

@@ -14,7 +14,7 @@ from worker.redis_client import script
 
 DROP_AT_ONCE = 1000
 #: No mail takes longer.
-LAST_MAILS_SECONDS = 100.0
+LAST_MAILS_SECONDS = 200.0
 LOOK_EVERY_SECONDS = 0.2
 
 Priority = Literal["high", "normal", "low"]

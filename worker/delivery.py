@@ -20,8 +20,9 @@ from worker.transports.base import Transport
 
 #: A mail whose turn is further away goes back to the queue, where others see it.
 LONGEST_HELD_SECONDS = 30.0
-#: A mail that is told to slow down this often is an ordinary refusal: its mailbox is to blame.
+#: A mail that is told to slow down this often while others are accepted is refused in the ordinary way, by its mailbox.
 MAX_SLOW_DOWNS = 10
+OTHERS_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Delivery:
         self._pause = pause
         self._options = options
         self._outage = Outage(gate)
+        self._accepted_at = -OTHERS_SECONDS
         self._claimants = (f"{process}:{number}" for number in itertools.count())
 
     async def deliver(self, job: Job, identity: str, attempts: int, slow_downs: int) -> Disposition:
@@ -115,6 +117,8 @@ class Delivery:
             try:
                 outcome = await self._transport.send(mail, attempt.claim)
             except NoConnectionYet as error:
+                # It was claimed on a connection that ended.
+                await attempt.release(str(error))
                 self._gate.close(error.wait_ms)
             except TransportUnavailable as error:
                 await attempt.release(str(error))
@@ -127,7 +131,8 @@ class Delivery:
                 await attempt.release("Redis was away")
                 raise
             else:
-                self._outage.over()
+                if not isinstance(outcome, NotClaimed):
+                    self._outage.over()
                 if attempt.verdict is Verdict.WAIT:
                     self._gate.close(attempt.wait_ms)
                     continue
@@ -135,6 +140,10 @@ class Delivery:
                 if isinstance(outcome, NotClaimed):
                     return self._not_claimed(attempt, mail, attempts, slow_downs)
                 return await self._settle(attempt, mail, outcome, attempts, slow_downs)
+
+    def _others_get_through(self) -> bool:
+        # If not, it's an outage, which no mail is to blame for.
+        return asyncio.get_running_loop().time() - self._accepted_at < OTHERS_SECONDS
 
     async def fail(self, entry: Entry, reason: str) -> None:
         """Records that a recipient's job can't become a mail."""
@@ -157,6 +166,7 @@ class Delivery:
     ) -> Disposition:
         match outcome:
             case Sent(reply=reply):
+                self._accepted_at = asyncio.get_running_loop().time()
                 await attempt.record(outcome)
                 logger.info("sent %s: %s", mail.message_id, reply)
                 return Done()
@@ -172,11 +182,13 @@ class Delivery:
                 await attempt.release(reason)
                 await self._pause(attempt.entry.campaign_id, reason)
                 return Back()
-            case Slow(reason=reason, after_ms=after_ms) if slow_downs < MAX_SLOW_DOWNS:
-                await attempt.release(reason)
+            case Slow(reason=reason, after_ms=after_ms) if (
+                slow_downs < MAX_SLOW_DOWNS or not self._others_get_through()
+            ):
+                await attempt.record(outcome)
                 await self._account.slow_down(after_ms)
                 logger.warning("told to slow down %s: %s", mail.message_id, reason)
-                return Later(max(after_ms, 1000), attempts, slow_downs + 1)
+                return Later(max(after_ms, 1000), attempts, slow_downs + self._others_get_through())
             case Uncertain(reason=reason):
                 await attempt.record(outcome)
                 logger.warning("uncertain %s: %s", mail.message_id, reason)
@@ -218,5 +230,5 @@ class _Attempt:
         if self._asked:
             await self._ledger.record(self.entry, self._claimant, Retry(reason))
 
-    async def record(self, result: Sent | Failed | Uncertain) -> None:
+    async def record(self, result: Sent | Failed | Uncertain | Slow) -> None:
         await self._ledger.record(self.entry, self._claimant, result)

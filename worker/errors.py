@@ -20,6 +20,10 @@ class InvalidJob(MailWorkerError):
     """A job can't become a mail, however often it's tried."""
 
 
+class MissingSender(InvalidJob):
+    """The job names no sender, and neither do this host's settings: no recipient is to blame."""
+
+
 class InvalidFile(MailWorkerError):
     """A file of jobs can't be read, or holds jobs that can't become mails. One sentence a line."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from email.utils import getaddresses
 from functools import lru_cache
 
-from worker.errors import InvalidJob
+from worker.errors import InvalidJob, MissingSender
 
 MAX_BODY_CHARACTERS = 10_000_000
 MAX_HEADER_CHARACTERS = 10_000
@@ -85,7 +85,7 @@ def parse_job(raw: object, default_sender: Address | None = None) -> Job:
         raise InvalidJob("campaignId and subscriberId go together, but only one of them is set")
     sender = _mailbox(fields, "from") or default_sender
     if sender is None:
-        raise InvalidJob("from is missing, and no MAIL_FROM is set in the worker's settings")
+        raise MissingSender("from is missing, and no MAIL_FROM is set in the worker's settings")
     to = _mailbox(fields, "to")
     if to is None:
         raise InvalidJob("to is missing")

@@ -16,10 +16,11 @@ from worker import keys
 from worker.coalesce import Coalescer
 from worker.outcomes import Failed, Retry, Sent, Slow, Uncertain
 from worker.pacing import Limit
-from worker.redis_client import explain, script
+from worker.redis_client import encodable, explain, script
 
-#: Longer than any try lasts, so that a claim this old has no result coming.
-CLAIM_SECONDS = 90
+#: Longer than any try lasts: 60 s on a connection that stalls, 20 s for another one, 60 s on that. So no result comes
+#: after it.
+CLAIM_SECONDS = 180
 LEDGER_SECONDS = 30 * 86_400
 #: The ledger keeps this much of a server's reply, for memory's sake.
 REASON_CHARACTERS = 200
@@ -134,8 +135,10 @@ class RedisLedger:
         )
         self._claim_script = client.register_script(script("states", "claim"))
         self._record_script = client.register_script(script("states", "record"))
-        self._claims: Coalescer[list[object], tuple[Verdict, int]] = Coalescer(self._claim_all)
-        self._records: Coalescer[list[object], None] = Coalescer(self._record_all)
+        self._claims: Coalescer[list[object], tuple[Verdict, int]] = Coalescer(
+            self._claim_all, alone_after=redis.ResponseError
+        )
+        self._records: Coalescer[list[object], None] = Coalescer(self._record_all, alone_after=redis.ResponseError)
 
     async def claim(self, entry: Entry, claimant: str) -> tuple[Verdict, int]:
         """Claims the mail for `claimant` (`PROCESS:NUMBER`). With `Verdict.BUSY` and `Verdict.WAIT` come the
@@ -153,12 +156,14 @@ class RedisLedger:
                 letter = "f"
             case Uncertain(reason=words):
                 letter = "u"
+            case Slow(maybe_accepted=True):
+                letter, words = "k", ""
             case Retry() | Slow():
                 letter, words = "r", ""
         reported = False
         while True:
             try:
-                await self._records([entry.for_script(), claimant, letter, words[:REASON_CHARACTERS]])
+                await self._records([entry.for_script(), claimant, letter, encodable(words[:REASON_CHARACTERS])])
                 return
             except redis.RedisError as error:
                 # A result that gets lost here is a mail sent twice: hold on to it for as long as the process lives.

@@ -6,6 +6,8 @@ scripts keep its keys, its message format and its producers, and do these three 
 from dataclasses import dataclass
 from typing import Any
 
+import redis
+
 from worker import keys
 from worker.coalesce import Coalescer
 from worker.processes import Process, this_month
@@ -97,7 +99,7 @@ class MessageQueue:
         self._settle = client.register_script(script("lanes", "settle"))
         self._client = client
         self._settlements: Coalescer[Settlement, None] = Coalescer(
-            self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS
+            self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
         )
 
     async def fetch(self, wanted: int) -> Fetched:

@@ -28,10 +28,16 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """The provider wants less speed: later, without spending an attempt. `after_ms` is 0 if it doesn't say when."""
+    """The provider wants less speed, or has trouble: later, without spending an attempt.
+
+    Args:
+        after_ms: 0 if it doesn't say when.
+        maybe_accepted: the mail may have been accepted; its idempotency key makes a second copy harmless for a while.
+    """
 
     reason: str
     after_ms: int = 0
+    maybe_accepted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,13 @@ SMTP_RULES = (
     _Rule("554", r"5\.1\.8", _ANY, Reply.BLOCKED, "Zoho Mail: outgoing blocked"),
     _Rule("550", r"5\.7\.(515|26)", _ANY, Reply.BLOCKED, "Microsoft, Gmail: the sender's domain isn't authenticated"),
     _Rule("554", _ANY, "not verified", Reply.BLOCKED, "Amazon SES, SMTP response codes: identity isn't verified"),
+    _Rule(
+        "5..",
+        _ANY,
+        r"sender address rejected|not owned by user|SendAsDenied|5\.7\.60",
+        Reply.SENDER,
+        "Postfix's smtpd_sender_login_maps, said in reply to RCPT TO; Microsoft: 550 5.7.60, 5.2.252",
+    ),
     # A mailbox that is full, greylisted or asleep is one recipient's matter, whatever the code in front of it.
     _Rule("450|451|452", r"4\.[12]\.[02-9]", _ANY, Reply.SOFT, "RFC 3463, 3.2 and 3.3: addressing and mailbox status"),
     _Rule("450|451", _ANY, r"gr[ea]y-?list", Reply.SOFT, "RFC 6647, 2: greylisting"),
@@ -111,7 +124,7 @@ SMTP_RULES = (
     _Rule("5..", _ANY, _ANY, Reply.HARD, "RFC 5321, 4.2.1: permanent"),
 )
 _SENDER_RULES = (
-    *SMTP_RULES[:9],
+    *SMTP_RULES[:10],
     _Rule("5..", _ANY, _ANY, Reply.SENDER, "RFC 5321, 3.3: the reverse-path isn't acceptable"),
 )
 

@@ -79,6 +79,11 @@ def connect_async(
     return CountingRedis(connection_pool=pool)
 
 
+def encodable(text: str) -> str:
+    """The text without halves of surrogate pairs, which Redis's JSON and UTF-8 refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def explain(error: redis.RedisError) -> str:
     """A sentence with the way out; redis-py's own messages name host and port, never the password."""
     text = " ".join(str(error).split())

@@ -21,7 +21,7 @@ from dramatiq.middleware import SkipMessage
 from worker.account import Gate
 from worker.message_queue import MessageQueue, Settlement
 from worker.processes import Process
-from worker.redis_client import explain
+from worker.redis_client import encodable, explain
 
 REDIS_AGAIN_SECONDS = 1.0
 _REMIND_AFTER_SECONDS = 300.0
@@ -238,7 +238,7 @@ class MailWorker(dramatiq.Worker):
         try:
             message = MessageProxy(dramatiq.Message.decode(data))
         except DecodeError as error:
-            reason = f"not a message: {error.__cause__}"
+            reason = encodable(f"not a message: {error.__cause__}")
             logger.error("A queued message is %s. It went to the dead letters.", reason)
             self._settle(Settlement("nack", identity, (reason,)))
             return
@@ -300,6 +300,7 @@ class MailWorker(dramatiq.Worker):
         return Settlement("ack", message.options["redis_message_id"])
 
     def _dead(self, message: MessageProxy, reason: str) -> Settlement:
+        reason = encodable(reason)
         message.fail()
         logger.error("message %s went to the dead letters: %s", message.message_id, reason)
         return Settlement("nack", message.options["redis_message_id"], (reason,))

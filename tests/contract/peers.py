@@ -119,6 +119,7 @@ _COMMON = {
     "close after the content": Answer(instead="close"),
     "stall": Answer(instead="stall"),
     "broken": Answer(500, {"message": "oops"}),
+    "wrong path": Answer(404, {"message": "no such page"}),
     "gateway": Answer(504, {"message": "time-out"}),
     "away for a while": Answer(503, {"message": "later"}, {"retry-after": "7"}),
     "slow down": Answer(429, {"message": "too many requests"}, {"retry-after": "7"}),

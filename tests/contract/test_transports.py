@@ -10,12 +10,13 @@ import pytest
 
 from testbed.certificates import write_certificates
 from tests.contract.peers import PEERS, SECRET, SMTP_PEERS, Peer, ResendPeer, SmtpPeer, known_manners
-from worker.errors import AccountRefused, MailWorkerError, TransportUnavailable
+from worker.errors import AccountRefused, MailWorkerError, NoConnectionYet, TransportUnavailable
 from worker.jobs import parse_job
 from worker.message import Mail, build_mail
 from worker.outcomes import Failed, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
 from worker.transports import http, smtp
 from worker.transports.base import Transport
+from worker.transports.smtp import SmtpTransport
 
 
 def pairs(*manners: str) -> pytest.MarkDecorator:
@@ -134,7 +135,7 @@ async def test_a_refusal_is_understood(transport: Transport, peer: Peer, manner:
     assert isinstance(await transport.send(mail(), Claim()), Sent)
 
 
-@pairs("login refused", "quota")
+@pairs("login refused", "quota", "wrong path")
 async def test_a_refused_account_fails_no_mail(transport: Transport, peer: Peer, manner: str) -> None:
     peer.behave(manner)
     with pytest.raises(AccountRefused) as caught:
@@ -225,6 +226,38 @@ async def test_a_server_without_smtputf8_gets_no_such_address(transport: Transpo
     peer.server.smtputf8 = True
     assert isinstance(await transport.send(mail(to="zoë@example.org"), Claim()), Sent)
     assert any("SMTPUTF8" in command for command in peer.server.commands if command.startswith("MAIL"))
+
+
+@on_smtp
+async def test_a_sender_that_needs_smtputf8_fails_no_recipient(transport: Transport, peer: SmtpPeer) -> None:
+    peer.server.smtputf8 = False
+    outcome = await transport.send(mail(**{"from": "nëws@example.com"}), Claim())
+    assert isinstance(outcome, SenderRefused)
+
+
+class ThreeConnections:
+    """The fleet's limit, as lua/account.lua keeps it, for one process."""
+
+    async def may_connect(self, open_connections: int) -> int:
+        await asyncio.sleep(0.01)
+        return 0 if open_connections < 3 else 50
+
+    async def count_connections(self, open_connections: int) -> None: ...
+
+    async def resume(self) -> None: ...
+
+
+@on_smtp
+async def test_no_burst_exceeds_the_connections(transport: SmtpTransport, peer: SmtpPeer) -> None:
+    transport._connections = ThreeConnections()
+    await transport.send(mail(), Claim())
+    peer.server.drop_connections()
+    await asyncio.sleep(0.05)
+    before = peer.server.connections
+    outcomes = await asyncio.gather(*(transport.send(mail(), Claim()) for _ in range(20)), return_exceptions=True)
+    assert peer.server.connections - before <= 3
+    assert sum(isinstance(outcome, Sent) for outcome in outcomes) >= 1
+    assert all(isinstance(outcome, Sent | NoConnectionYet) for outcome in outcomes)
 
 
 @on_smtp

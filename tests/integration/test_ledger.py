@@ -14,7 +14,7 @@ from worker import keys
 from worker.account import Account
 from worker.errors import AccountRefused
 from worker.ledger import Entry, LedgerOptions, RedisLedger, Verdict
-from worker.outcomes import Failed, Retry, Sent, Uncertain
+from worker.outcomes import Failed, Retry, Sent, Slow, Uncertain
 from worker.pacing import Limit
 from worker.redis_client import CountingRedis, connect_async
 from worker.settings import Secret
@@ -39,6 +39,7 @@ class Ledgers:
         self.redis.zrem(keys.HEARTBEATS, process)
 
     def account(self, process: str, *, max_connections: int = 0, first_pause_seconds: float = 0.3) -> Account:
+        self.redis.zadd(keys.HEARTBEATS, {process: time.time() * 1000})
         return Account(
             self.client,
             ACCOUNT,
@@ -124,6 +125,37 @@ async def test_a_providers_idempotency_key_leaves_nothing_uncertain(ledgers: Led
     ledgers.kill("p1")
     assert await ledgers.of("p2", **options).claim(mail(), "p2:1") == (Verdict.CLAIMED, 0)
     assert ledgers.counts() == {}
+
+
+async def test_what_may_have_been_accepted_is_uncertain_once_its_key_is_forgotten(ledgers: Ledgers) -> None:
+    remembered, forgotten = ledgers.of("p1", idempotent_seconds=3600), ledgers.of("p1", idempotent_seconds=1)
+    await remembered.claim(mail(), "p1:1")
+    await remembered.record(mail(), "p1:1", Slow("lost", maybe_accepted=True))
+    await asyncio.sleep(1.1)
+    assert await remembered.claim(mail(), "p1:2") == (Verdict.CLAIMED, 0)
+    # A further try that is refused for now makes the first one no younger.
+    await remembered.record(mail(), "p1:2", Retry("busy"))
+    assert await forgotten.claim(mail(), "p1:3") == (Verdict.UNCERTAIN, 0)
+    await forgotten.record(mail(), "p1:3", Sent("250"))
+    assert ledgers.counts() == {"uncertain": 1, "sent": 1}
+
+
+async def test_a_broken_second_message_fails_no_mail_that_is_being_sent(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1")
+    await ledger.claim(mail(), "p1:1")
+    await ledger.record(mail(), "", Failed("invalid job"))
+    await ledger.record(mail(), "p1:1", Sent("250"))
+    assert ledgers.outbox() == [("s0", "s")]
+
+
+async def test_words_that_redis_refuses_spoil_nobodys_result(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1")
+    entries = [mail(0), Entry("c", "half \ud83d", "id"), mail(1)]
+    results = [asyncio.ensure_future(ledger.record(entry, "", Failed("half of one: \ud83d"))) for entry in entries]
+    await asyncio.wait(results, timeout=3)
+    assert sorted(ledgers.outbox()) == [("s0", "f"), ("s1", "f")]
+    for result in results:
+        result.cancel()
 
 
 async def test_an_uncertain_mail_that_is_sent_again_counts_once(ledgers: Ledgers) -> None:

@@ -15,6 +15,8 @@ from worker.retry import LONGEST_DELAY_MS, retry_delay_ms
         (554, "no", Reply.HARD),
         (552, "5.3.4 message too big", Reply.HARD),
         (554, "5.7.1 spam", Reply.CONTENT),
+        (553, "5.7.1 <a@example.com>: Sender address rejected: not owned by user b", Reply.SENDER),
+        (550, "5.7.60 SMTP; Client does not have permissions to send as this sender", Reply.SENDER),
         (550, "5.7.26 unauthenticated mail from example.com isn't accepted", Reply.BLOCKED),
         (554, "Message rejected: Email address is not verified.", Reply.BLOCKED),
         (450, "4.2.0 greylisted", Reply.SOFT),

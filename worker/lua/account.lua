@@ -2,6 +2,7 @@
 --
 -- KEYS[1]  mail:account:NAME              HASH (see claim.lua)
 -- KEYS[2]  mail:account:NAME:connections  HASH process -> open connections
+-- KEYS[3]  dramatiq:__heartbeats__        ZSET of living processes
 -- ARGV[1]  what happened, and by that:
 --   slow     ms that the provider asked for (0: it didn't say)     it wants less speed
 --   stop     reason, ms of the first pause, of the longest, kind   it refuses the account: `login` or `sending`
@@ -71,7 +72,9 @@ elseif happened == 'connect' then
     local all = open
     local counts = redis.call('HGETALL', KEYS[2])
     for i = 1, #counts, 2 do
-      if counts[i] ~= ARGV[2] then
+      if not redis.call('ZSCORE', KEYS[3], counts[i]) then
+        redis.call('HDEL', KEYS[2], counts[i])
+      elseif counts[i] ~= ARGV[2] then
         all = all + counts[i + 1]
       end
     end

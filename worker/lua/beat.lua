@@ -58,6 +58,11 @@ if ARGV[4] ~= '' then
     redis.call('HDEL', DEAD_MESSAGES, id)
   end
 end
+-- A connection that was cut may live on in Redis, first in the line of those that wait, and take a message to nowhere.
+if ARGV[5] == '1' then
+  local own = 'mail:woken:' .. ARGV[1]
+  give_back(own, redis.call('LRANGE', own, 0, -1), MESSAGES, WAITING)
+end
 -- Messages in lanes wake nobody: a process that died after it had sorted them may have been the only busy one.
 if ARGV[5] == '1' and redis.call('LLEN', WAITING) == 0 then
   for _, class in ipairs(CLASSES) do

@@ -125,9 +125,12 @@ local function claim(mail, claimant)
   end
   local kind, since_ms, detail = read_state(mail)
   local verdict = 'claimed'
+  local claimed_since_ms = nil
   if kind == 's' or kind == 'f' then
     return 'done', 0
   elseif kind == 'u' and config.hold then
+    -- Another message of the same mail has another name, and is held as well.
+    redis.call('HSETNX', KEYS[3], mail[4], cjson.encode({ since_ms, detail, 'held' }))
     return 'held', 0
   elseif kind == 'c' and detail ~= claimant then
     local owner = string.match(detail, '^[^:]*')
@@ -138,6 +141,9 @@ local function claim(mail, claimant)
     -- Within the time for which the provider remembers a mail's key, it drops a second copy itself.
     if age_ms >= config.idempotent_ms then
       verdict = 'uncertain'
+    else
+      -- The provider counts from the first try on.
+      claimed_since_ms = since_ms
     end
   end
   -- With the claimant's own claim, a client repeats a command whose answer was lost.
@@ -154,7 +160,7 @@ local function claim(mail, claimant)
   if verdict == 'uncertain' then
     list_uncertain(mail, KEYS[3], why, 'resent', config.ledger_seconds)
   end
-  write_state(mail, 'c', claimant, config.ledger_seconds)
+  write_state(mail, 'c', claimant, config.ledger_seconds, claimed_since_ms)
   return verdict, 0
 end
 

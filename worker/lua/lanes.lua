@@ -104,7 +104,8 @@ local function promote()
     if data then
       local options = decode(data).options
       local eta = type(options) == 'table' and tonumber(options.eta)
-      redis.call('ZADD', DUE, eta or NOW_MS, id)
+      -- Not a number, infinite, or so late that it overflows: now.
+      redis.call('ZADD', DUE, eta and eta > 0 and eta < 1e15 and eta or NOW_MS, id)
     end
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', NOW_MS, 'LIMIT', 0, 100)) do

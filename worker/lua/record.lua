@@ -12,6 +12,7 @@
 -- ARGV[1]   JSON {ledger_seconds, hold, pause_percent, pause_from, limits: [[mails, ms], …]}
 -- ARGV[2]   JSON [[mail, claimant, result, words], …]; see states.lua. The claimant is empty if there was no claim.
 --             s sent   f failed   u uncertain   r refused for now, so that nothing is uncertain: the claim is given back
+--             k maybe accepted, but the provider drops a second copy: nobody's claim, as old as the first one
 --
 -- Returns the campaigns that were paused because too many of their mails failed.
 local config, results = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
@@ -51,15 +52,27 @@ end
 local names = { s = 'sent', f = 'failed' }
 for _, item in ipairs(results) do
   local mail, claimant, result, words = item[1], item[2], item[3], item[4]
-  local kind, _, detail = read_state(mail)
-  leave_place(claimant, result == 's' or result == 'u')
+  local kind, since_ms, detail = read_state(mail)
+  local claimed_at = claimant ~= '' and tonumber(redis.call('ZSCORE', KEYS[8], claimant) or 0) or 0
+  leave_place(claimant, result == 's' or result == 'u' or result == 'k')
   if result == 's' and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
     redis.call('HDEL', KEYS[7], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms')
   end
   if result == 'r' then
     if kind == 'c' and detail == claimant then
-      redis.call('HDEL', place(mail))
+      if since_ms < claimed_at then
+        -- An earlier try may have been accepted, and this one hasn't changed that.
+        write_state(mail, 'c', '-', config.ledger_seconds, since_ms)
+      else
+        redis.call('HDEL', place(mail))
+      end
     end
+  elseif result == 'k' then
+    if kind == 'c' and detail == claimant then
+      write_state(mail, 'c', '-', config.ledger_seconds, since_ms)
+    end
+  elseif result == 'f' and claimant == '' and kind == 'c' then
+    -- A second message of a mail that is being sent right now is broken: the first one's result counts.
   elseif kind ~= 's' and kind ~= 'f' then
     write_state(mail, result, words, config.ledger_seconds)
     if result == 'u' then

@@ -3,7 +3,7 @@
 --   mail:ledger:CAMPAIGN  HASH subscriber -> state;  mail:single:ID likewise, for a mail outside any campaign
 --   mail:counts:CAMPAIGN  HASH sent | failed | uncertain | cancelled -> number of mails
 -- A state is a letter, then `:milliseconds:` and a detail:
---   c claimed (detail: the claimant, PROCESS:NUMBER)   s sent   f failed   u uncertain   (detail: the server's words)
+--   c claimed (detail: the claimant, PROCESS:NUMBER, or - if there's none)   s sent   f failed   u uncertain   (detail: the server's words)
 -- A mail is given as {campaign, subscriber, identity, name}; campaign and subscriber are empty outside any campaign, and
 -- the name is the mail's field in mail:uncertain.
 local clock = redis.call('TIME')
@@ -28,9 +28,9 @@ local function read_state(mail)
   end
 end
 
-local function write_state(mail, kind, detail, seconds)
+local function write_state(mail, kind, detail, seconds, since_ms)
   local key, field = place(mail)
-  redis.call('HSET', key, field, kind .. ':' .. whole(NOW_MS) .. ':' .. detail)
+  redis.call('HSET', key, field, kind .. ':' .. whole(since_ms or NOW_MS) .. ':' .. detail)
   redis.call('EXPIRE', key, seconds)
 end
 

@@ -160,7 +160,7 @@ class HttpTransport:
 
     def _lost(self, reason: str) -> Outcome:
         # With an idempotency key the provider drops the second copy by itself.
-        return Slow(reason, OUTAGE_MS) if self._provider.idempotent_seconds else Uncertain(reason)
+        return Slow(reason, OUTAGE_MS, maybe_accepted=True) if self._provider.idempotent_seconds else Uncertain(reason)
 
     def _refused(self, response: Response) -> AccountRefused:
         return AccountRefused(

@@ -26,7 +26,8 @@ def _classify(rules: Sequence[_Rule], response: Response) -> Reply:
     for rule in rules:
         if response.status in rule.statuses and rule.words in text:
             return rule.means
-    return Reply.HARD
+    # What isn't about this mail (a redirection, a wrong path, a proxy) is no recipient's fault.
+    return Reply.HARD if response.status in (400, 413, 422) else Reply.BLOCKED
 
 
 def make_provider(settings: Settings) -> Provider:

@@ -94,6 +94,8 @@ class SmtpTransport:
         self._open = 0
         self._works = False
         self._first = asyncio.Lock()
+        #: Held while the fleet is asked or told about this process's connections.
+        self._counting = asyncio.Lock()
         self._failures = 0
         self._last_failure: TransportUnavailable | AccountRefused | NoConnectionYet | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -121,6 +123,8 @@ class SmtpTransport:
                 clean = True
                 if not await claim():
                     return NotClaimed()
+                if not mail.sender.isascii():
+                    return SenderRefused(f"{self._host} takes no sender with non-ASCII characters (SMTPUTF8, RFC 6531)")
                 return Failed(f"{self._host} takes no addresses with non-ASCII characters (SMTPUTF8, RFC 6531)")
             async with asyncio.timeout(MAIL_DEADLINE_SECONDS):
                 options = " SMTPUTF8 BODY=8BITMIME" if mail.needs_smtputf8 else ""
@@ -163,7 +167,7 @@ class SmtpTransport:
             if content_started:
                 reason = f"the connection was lost before the server's reply to the mail: {problem}"
                 # With an idempotency key the provider drops the second copy by itself.
-                return Slow(reason) if self._idempotency else Uncertain(reason)
+                return Slow(reason, maybe_accepted=True) if self._idempotency else Uncertain(reason)
             raise self._unavailable(f"the connection was lost: {problem}") from error
         finally:
             connection.mails += 1
@@ -230,19 +234,23 @@ class SmtpTransport:
 
     async def _connect_if_allowed(self) -> _Connection:
         wait_ms = 0
-        if self._connections is not None:
-            wait_ms = await self._connections.may_connect(self._open)
-            if wait_ms > 0:
-                raise NoConnectionYet(wait_ms)
-        self._open += 1
+        async with self._counting:
+            if self._connections is not None:
+                wait_ms = await self._connections.may_connect(self._open)
+                if wait_ms > 0:
+                    raise NoConnectionYet(wait_ms)
+            self._open += 1
+        session = None
         try:
             session = await self._log_in(await self._greet())
+            self._works = True
+            if wait_ms < 0 and self._connections is not None:
+                await self._connections.resume()
         except BaseException:
+            if session is not None:
+                session.close()
             self._closed()
             raise
-        self._works = True
-        if wait_ms < 0 and self._connections is not None:
-            await self._connections.resume()
         return _Connection(session)
 
     async def _greet(self) -> aiosmtplib.SMTP:
@@ -372,8 +380,9 @@ class SmtpTransport:
 
     async def _tell_count(self, connections: Connections) -> None:
         # The next connection tells the number again.
-        with contextlib.suppress(redis.RedisError):
-            await connections.count_connections(self._open)
+        async with self._counting:
+            with contextlib.suppress(redis.RedisError):
+                await connections.count_connections(self._open)
 
     async def _quit(self, connection: _Connection) -> None:
         try:
