@@ -33,7 +33,7 @@ class Sink:
     port: int
 
     def ask(self, command: str) -> dict[str, float]:
-        """`reset`, `report` or `arrived`; see sink.py."""
+        """`report` or `arrived`; see sink.py."""
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
             raise RuntimeError("the sink has no pipes")

@@ -24,9 +24,6 @@ class Counter:
         self.arrived: dict[str, float] = {}
         self.connections = 0
 
-    def reset(self) -> None:
-        self.times, self.arrived = [], {}
-
 
 class Sink(asyncio.Protocol):
     """One connection."""
@@ -103,7 +100,7 @@ class Sink(asyncio.Protocol):
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Serves until stdin ends. `reset` and `report` are its commands; `arrived` lists recipients with times."""
+    """Serves until stdin ends. `report` is its command; `arrived` lists recipients with times."""
     counter = Counter()
     tls = None
     if options.certificate:
@@ -115,10 +112,7 @@ async def serve(options: argparse.Namespace) -> None:
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := (await reader.readline()).strip():
-        if line == b"reset":
-            counter.reset()
-            print("{}", flush=True)
-        elif line == b"arrived":
+        if line == b"arrived":
             print(json.dumps(counter.arrived), flush=True)
         else:
             usage = resource.getrusage(resource.RUSAGE_SELF)
