@@ -39,13 +39,13 @@ lint:
 	$(PYTHON) -m mypy
 	.venv/bin/yamllint --strict .
 	.venv/bin/ansible-lint -q --offline
-	shellcheck testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
+	shellcheck roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
 
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
 
 integration:
-	$(SUDO) $(PYTHON) -m testbed up test --services --vps 1
+	$(SUDO) $(PYTHON) -m testbed up test --services --vps 2
 	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/integration
 
 e2e:
@@ -53,11 +53,12 @@ e2e:
 	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/e2e
 
 molecule:
-	$(SUDO) env PATH="$(PATH)" molecule test
+	$(SUDO) env PATH="$(PATH)" molecule test --all
 
 test-down: ## Remove everything that the tests started
 	@$(SUDO) $(PYTHON) -m testbed down test
 	@$(SUDO) $(PYTHON) -m testbed down molecule
+	@$(SUDO) $(PYTHON) -m testbed down hardening
 
 lock: ## Write uv.lock and the hosts' hash-locked lists anew after a change in pyproject.toml
 	@testbed/lock.sh

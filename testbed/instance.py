@@ -94,6 +94,17 @@ class Instance:
         )
         return done.returncode
 
+    def output(self, host: str, words: list[str]) -> "subprocess.CompletedProcess[str]":
+        """Runs a command on a host and keeps what it prints."""
+        return subprocess.run(
+            [*command(), "exec", self.container(host), *words],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
     def copy_in(self, host: str, source: Path, target: str) -> None:
         """Copies a file to a host."""
         podman("cp", str(source), f"{self.container(host)}:{target}")

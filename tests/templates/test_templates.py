@@ -1,6 +1,7 @@
 """Each rendered file, read by the program that it is for."""
 
 import configparser
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -66,6 +67,31 @@ def test_systemd_takes_the_unit(rendered: Path, tmp_path: Path) -> None:
     unit.write_text(text.replace("/opt/supervisor/venv/bin/supervisord", "/bin/true"), encoding="utf-8")
     done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_nftables_takes_the_rules(rendered: Path, tmp_path: Path) -> None:
+    """In a network namespace of its own; Molecule's scenario looks at what the rules do."""
+    rules = tmp_path / "rules.nft"
+    text = (rendered / "firewall.nft").read_text(encoding="utf-8")
+    rules.write_text(text.replace('"mailworker"', '"nobody"'), encoding="utf-8")
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--net", "nft", "--check", "--file", str(rules)],
+        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("this user may have no network namespace; Molecule's scenario loads the rules")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_firewall_lets_the_worker_reach_its_services_only(rendered: Path) -> None:
+    text = (rendered / "firewall.nft").read_text(encoding="utf-8")
+    chain = text[text.index("chain worker {") : text.index("chain refuse {")]
+    # Supabase, SMTP and Redis, as the inventory has them.
+    assert "tcp dport { 443, 465, 6379 } accept" in chain
+    assert str(GOOD["worker_redis_url"]) not in text
 
 
 def test_systemd_waits_longer_than_any_program(rendered: Path) -> None:

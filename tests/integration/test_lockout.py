@@ -1,0 +1,214 @@
+"""Changes of sshd, sudo and the firewall that lock their owner out are taken back; what the firewall lets through."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from testbed.instance import Instance
+from testbed.paths import CHECKOUT
+from testbed.services import Services
+from tests.integration.conftest import INSTANCE
+
+HOST = "mail2"
+ADMIN = "mailadmin"
+ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
+#: How long the host waits for a confirmation here; in production it's a minute.
+GUARD_SECONDS = 20
+
+Play = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def instance() -> Instance:
+    return Instance(INSTANCE)
+
+
+@pytest.fixture(scope="module")
+def play(instance: Instance, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Play:
+    """Runs access.yml with these extra variables."""
+
+    def run(**variables: object) -> "subprocess.CompletedProcess[str]":
+        path = tmp_path_factory.mktemp("play") / "variables.json"
+        path.write_text(json.dumps({"guard_seconds": GUARD_SECONDS, **variables}), encoding="utf-8")
+        worker = (
+            f"firewall_worker_tcp_ports: [443, 6379, {services.smtp_port}]\n"  # as playbooks/group_vars wires them
+        )
+        wiring = path.with_name("wiring.yml")
+        wiring.write_text(worker, encoding="utf-8")
+        inventory = instance.directory / "hosts.yml"
+        return subprocess.run(
+            [ANSIBLE_PLAYBOOK, "-i", inventory, "-e", f"@{wiring}", "-e", f"@{path}", "tests/integration/access.yml"],
+            cwd=CHECKOUT,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed(play: Play) -> None:
+    """The host after a first run."""
+    done = play()
+    assert done.returncode == 0, done.stdout
+
+
+def as_admin(instance: Instance, command: str) -> "subprocess.CompletedProcess[str]":
+    """A new SSH connection from the controller."""
+    host = json.loads((instance.directory / "hosts.yml").read_text(encoding="utf-8"))["mail_workers"]["hosts"][HOST]
+    options = ["-o", f"UserKnownHostsFile={instance.directory}/known_hosts", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
+    return subprocess.run(
+        [*("ssh", *options, "-o", "ConnectTimeout=5", "-i", host["ansible_ssh_private_key_file"])]
+        + [f"{ADMIN}@{host['ansible_host']}", command],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def on(instance: Instance, host: str, command: str) -> "subprocess.CompletedProcess[str]":
+    """A command past SSH, as root."""
+    return instance.output(host, ["bash", "-c", command])
+
+
+WRONG: dict[str, tuple[dict[str, object], str]] = {
+    "sshd": ({"access_sshd_settings": {"AllowUsers": "nobody"}}, "/etc/ssh/sshd_config.d/10-mail-worker.conf"),
+    "sudo": ({"access_sudoers_lines": [f"{ADMIN} ALL=(ALL:ALL) !ALL"]}, "/etc/sudoers.d/95-mail-worker"),
+    "firewall": ({"firewall_ssh_sources": ["192.0.2.1"]}, "/etc/host-firewall.nft"),
+    "what sshd itself refuses": (
+        {"access_sshd_settings": {"Ciphers": "nonsense"}},
+        "/etc/ssh/sshd_config.d/10-mail-worker.conf",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_change_that_locks_us_out_is_taken_back(name: str, play: Play, instance: Instance) -> None:
+    variables, path = WRONG[name]
+    before = on(instance, HOST, f"sha256sum {path}").stdout
+    done = play(**variables)
+    assert done.returncode != 0
+    printed = " ".join(done.stdout.split())
+    assert re.search(rf"The change \w+ \({path}\) failed on {HOST} and was taken back, the host is as it was:", printed)
+    assert "in the inventory, and run the playbook again." in printed
+    assert on(instance, HOST, f"sha256sum {path}").stdout == before
+    assert as_admin(instance, "sudo -n id -u").stdout == "0\n"
+    assert on(instance, HOST, "ls /var/lib/lockout-guard").stdout == ""
+    assert "changed=0" in play().stdout
+
+
+def _break_sshd(instance: Instance, seconds: int) -> None:
+    """As if the controller died right after the change."""
+    path = WRONG["sshd"][1]
+    done = on(
+        instance,
+        HOST,
+        f"lockout-guard arm ssh {seconds} 'systemctl reload ssh.service' {path}"
+        f" && sed -i '1i AllowUsers nobody' {path} && systemctl reload ssh.service",
+    )
+    assert done.returncode == 0, done.stderr
+    assert as_admin(instance, "true").returncode != 0
+
+
+def _wait_for_login(instance: Instance) -> None:
+    deadline = time.monotonic() + 60
+    while as_admin(instance, "true").returncode:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_a_controller_that_dies_in_the_middle(instance: Instance, play: Play) -> None:
+    _break_sshd(instance, 5)
+    _wait_for_login(instance)
+    assert "changed=0" in play().stdout
+
+
+def test_a_reboot_in_the_middle(instance: Instance, play: Play) -> None:
+    _break_sshd(instance, 3600)
+    instance.restart(HOST)
+    _wait_for_login(instance)
+    assert "changed=0" in play().stdout
+
+
+def test_the_next_run_takes_back_what_nobody_confirmed(instance: Instance, play: Play) -> None:
+    path = WRONG["firewall"][1]
+    on(instance, HOST, f"lockout-guard arm firewall 3600 true {path} && echo '# half' >>{path}")
+    assert play().returncode == 0
+    assert "# half" not in on(instance, HOST, f"cat {path}").stdout
+
+
+def test_root_and_passwords_are_closed(instance: Instance) -> None:
+    settings = on(instance, HOST, "sshd -T").stdout.splitlines()
+    assert "permitrootlogin no" in settings
+    assert "passwordauthentication no" in settings
+    assert "kbdinteractiveauthentication no" in settings
+
+
+def test_a_guesser_is_banned_and_the_admin_is_not(instance: Instance, services: Services) -> None:
+    for _ in range(15):
+        assert as_admin(instance, "true").returncode == 0
+    address = on(instance, HOST, "hostname -I").stdout.split()[0]
+    guess = f"ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o ConnectTimeout=2 guess@{address} true"
+    guesses = on(instance, "services", f"for i in $(seq 15); do {guess}; done").stderr
+    assert "Permission denied" in guesses
+    assert "timed out" in guesses
+    assert services.address in on(instance, HOST, "nft list set inet host_firewall ssh_banned4").stdout
+    assert as_admin(instance, "true").returncode == 0
+
+
+def test_no_port_but_ssh_answers(instance: Instance) -> None:
+    address = on(instance, HOST, "hostname -I").stdout.split()[0]
+    on(instance, HOST, "systemd-run --quiet --collect python3 -m http.server 8080")
+    scan = f"for p in 80 8080 111; do timeout 1 bash -c \"</dev/tcp/{address}/$p\" && echo open $p; done"
+    assert on(instance, "services", scan).stdout == ""
+    assert _counter(instance, "in_dropped") > 0
+
+
+def test_the_worker_reaches_its_services_and_nothing_else(instance: Instance, services: Services) -> None:
+    def reach(user: str, port: int) -> bool:
+        test = f"timeout 5 bash -c '</dev/tcp/{services.address}/{port}'"
+        return on(instance, HOST, f"runuser --user={user} -- {test}").returncode == 0
+
+    for port in (443, 6379, services.smtp_port):
+        assert reach("mailworker", port)
+    before = _counter(instance, "worker_refused")
+    started = time.monotonic()
+    for port in (25, 22, 2525, 5432):
+        assert not reach("mailworker", port)
+    assert time.monotonic() - started < 20  # refused, not dropped
+    assert _counter(instance, "worker_refused") >= before + 4
+    before = _counter(instance, "out_refused")
+    assert not reach("root", 5432)
+    assert not reach("nobody", 25)
+    assert _counter(instance, "out_refused") >= before + 2
+
+
+def test_other_tables_stay(instance: Instance, play: Play) -> None:
+    on(instance, HOST, "nft 'add table ip nat; add chain ip nat DOCKER'")
+    assert "changed=0" in play().stdout
+    on(instance, HOST, "systemctl restart host-firewall.service")
+    assert "chain DOCKER" in on(instance, HOST, "nft list table ip nat").stdout
+    done = play(firewall_enabled=False)
+    assert done.returncode == 0, done.stdout
+    tables = on(instance, HOST, "nft list tables").stdout
+    assert tables.split("\n") == ["table ip nat", ""]
+    assert play().returncode == 0
+    assert "table inet host_firewall" in on(instance, HOST, "nft list tables").stdout
+
+
+def _counter(instance: Instance, name: str) -> int:
+    printed = on(instance, HOST, f"nft list counter inet host_firewall {name}").stdout
+    match = re.search(r"packets (\d+)", printed)
+    assert match, printed
+    return int(match[1])
