@@ -36,8 +36,8 @@ SMTP: dict[str, tuple[int, dict[int, SmtpAnswer], dict[str, HttpAnswer], str, st
         {"resend": HttpAnswer("ok"), "sendgrid": HttpAnswer("timeout"), "mailgun": HttpAnswer("ok")},
         "failure",
         "mail1 gets no answer from smtp.example:465 within 5 s, as where a firewall drops the port, and ports 587"
-        " and 2525 don't work either, but a provider's HTTP API passes from there: set worker_resend_api_key or worker_mailgun_api_key"
-        " (docs/providers.md).",
+        " and 2525 don't work either, but a provider's HTTP API passes from there: set worker_resend_api_key or"
+        " worker_mailgun_api_key (docs/providers.md).",
     ),
     "nothing passes": (
         587,
@@ -45,14 +45,16 @@ SMTP: dict[str, tuple[int, dict[int, SmtpAnswer], dict[str, HttpAnswer], str, st
         {"resend": HttpAnswer("timeout")},
         "failure",
         "mail1 gets no answer from smtp.example:587 within 5 s, as where a firewall drops the port, and port 465"
-        " doesn't work either: ask the VPS's provider to open port 587, or let the mails leave by HTTP (docs/providers.md).",
+        " doesn't work either: ask the VPS's provider to open port 587, or let the mails leave by HTTP"
+        " (docs/providers.md).",
     ),
     "refused": (
         25,
         {25: SmtpAnswer("refused"), 587: SmtpAnswer("refused")},
         {},
         "failure",
-        "smtp.example:25 refuses connections from mail1, and port 587 doesn't work either: check worker_smtp_host and worker_smtp_port.",
+        "smtp.example:25 refuses connections from mail1, and port 587 doesn't work either: check"
+        " worker_smtp_host and worker_smtp_port.",
     ),
     "no such name": (
         587,

@@ -88,12 +88,21 @@ def _verdicts(
     if not HAS_DNSPYTHON:
         sentence = f"{domain} wasn't looked up, because dnspython is missing on this machine: run make setup."
         return [warning(ABOUT, sentence)]
-    verdicts: list[Verdict] = look_at(domain, selectors, provider, _look_up(nameservers, timeout_seconds))
+    try:
+        look_up = _look_up(nameservers, timeout_seconds)
+    except ValueError:
+        return [warning(ABOUT, "preflight_nameservers must hold addresses, such as 9.9.9.9: correct it.")]
+    except NoAnswer:
+        return [warning(ABOUT, f"{domain} wasn't looked up, because this machine has no resolver (/etc/resolv.conf).")]
+    verdicts: list[Verdict] = look_at(domain, selectors, provider, look_up)
     return verdicts
 
 
 def _look_up(nameservers: list[str], timeout_seconds: float) -> LookUp:
-    resolver = dns.resolver.Resolver(configure=not nameservers)
+    try:
+        resolver = dns.resolver.Resolver(configure=not nameservers)
+    except dns.resolver.NoResolverConfiguration as error:
+        raise NoAnswer from error
     if nameservers:
         host, _, port = nameservers[0].partition(":")
         resolver.nameservers = [host, *nameservers[1:]]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 #: How long an IPv6 connection may take longer than one by IPv4 until it counts as dropped.
@@ -63,7 +64,8 @@ def make_trust(authorities: Iterable[str]) -> Trust:
         except (ssl.SSLError, ValueError, TypeError):
             raise ValueError("one of the further certificate authorities isn't a PEM certificate") from None
     paths = ssl.get_default_verify_paths()
-    complete = bool(paths.cafile) or bool(paths.capath and os.listdir(paths.capath))  # noqa: PTH208
+    # Debian's OpenSSL reads the directory; that file in it tells whether ca-certificates has filled it.
+    complete = bool(paths.cafile) or Path(paths.capath or "/", "ca-certificates.crt").exists()
     if not complete:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -72,11 +74,19 @@ def make_trust(authorities: Iterable[str]) -> Trust:
 
 def in_parallel(calls: Mapping[str, Callable[[], Result]], seconds: float) -> dict[str, Result]:
     """Makes all calls at once; one that isn't done in time is missing from the answer. The threads end with the
-    process: getaddrinfo can't be interrupted."""
+    process: getaddrinfo can't be interrupted.
+
+    Raises:
+        RuntimeError: a call raised what it shouldn't; only with its kind, since its text may hold anything.
+    """
     results: dict[str, Result] = {}
+    faults: list[str] = []
 
     def run(name: str, call: Callable[[], Result]) -> None:
-        results[name] = call()
+        try:
+            results[name] = call()
+        except Exception as error:
+            faults.append(f"{type(error).__name__} in {name}")
 
     threads = [threading.Thread(target=run, args=item, daemon=True) for item in calls.items()]
     for thread in threads:
@@ -84,6 +94,8 @@ def in_parallel(calls: Mapping[str, Callable[[], Result]], seconds: float) -> di
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
+    if faults:
+        raise RuntimeError(", ".join(faults))
     return dict(results)
 
 
@@ -132,6 +144,8 @@ class Wire:
             raise ProbeError("wrong tls", str(error.reason or "")) from error
         except OSError as error:
             raise _lost(error) from error
+        except ValueError as error:  # no name that TLS could ask for
+            raise ProbeError("odd", "it isn't a host name") from error
 
     def send(self, data: bytes) -> None:
         """Sends all of it."""
@@ -239,7 +253,7 @@ def _begin(addresses: Addresses, port: int) -> tuple[list[socket.socket], list[i
     return waiting, refusals
 
 
-def speaks_tls(addresses: Addresses, port: int, seconds: float) -> bool:
+def speaks_tls(host: str, addresses: Addresses, port: int, seconds: float) -> bool:
     """Does it shake hands, whatever the certificate?"""
     context = ssl.create_default_context()
     context.check_hostname = False
@@ -247,7 +261,7 @@ def speaks_tls(addresses: Addresses, port: int, seconds: float) -> bool:
     with contextlib.suppress(ProbeError):
         wire = dial(addresses, port, seconds, seconds)
         try:
-            wire.start_tls(Trust(context, False), "")
+            wire.start_tls(Trust(context, False), host)
             return True
         finally:
             wire.close()

@@ -27,6 +27,9 @@ class RedisUrl(NamedTuple):
         """What of it may be shown."""
         return f"{self.host}:{self.port}"
 
+    def __repr__(self) -> str:
+        return f"RedisUrl({self.shown})"
+
 
 class RedisAnswer(NamedTuple):
     """`kind` is `ok`, a ProbeError's, or `auth`, `no password`, `loading`, `no database`, `error`; the rest is None
@@ -53,7 +56,9 @@ def parse_redis_url(url: str) -> RedisUrl | None:
     except ValueError:
         return None
     database = parts.path.strip("/") or "0"
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname or not database.isdigit():
+    # A password's own / # ? ends what counts as the host, and what stands before it mustn't be shown as one.
+    broken = parts.query or parts.fragment or not database.isdigit()
+    if broken or parts.scheme not in ("redis", "rediss") or not parts.hostname:
         return None
     return RedisUrl(
         tls=parts.scheme == "rediss",
@@ -78,7 +83,8 @@ def probe_redis(url: RedisUrl, addresses: Addresses, trust: Trust, seconds: floa
                 return RedisAnswer("ok", ipv6_dropped=wire.ipv6_dropped)
         return _ask(wire, url)
     except ProbeError as error:
-        if not url.tls and error.kind in ("closed", "silent", "odd") and speaks_tls(addresses, url.port, seconds / 2):
+        unclear = not url.tls and error.kind in ("closed", "silent", "odd")
+        if unclear and speaks_tls(url.host, addresses, url.port, seconds / 2):
             return RedisAnswer("wrong tls")
         return RedisAnswer(error.kind, error.words)
     finally:

@@ -41,7 +41,7 @@ def probe_smtp(host: str, addresses: Addresses, port: int, trust: Trust, seconds
             _ehlo(wire)
         return SmtpAnswer("ok", "", wire.ipv6_dropped)
     except ProbeError as error:
-        if error.kind == "silent" and port != IMPLICIT_TLS_PORT and speaks_tls(addresses, port, seconds / 2):
+        if error.kind == "silent" and port != IMPLICIT_TLS_PORT and speaks_tls(host, addresses, port, seconds / 2):
             return SmtpAnswer("wrong tls")
         return SmtpAnswer(error.kind, error.words)
     finally:
