@@ -44,8 +44,7 @@ def preflight(instance: Instance, services: Services, tmp_path: Path) -> Preflig
 
     def run(**variables: object) -> Run:
         on_host(instance, "touch /run/before")
-        # Without a sender nobody's DNS on the internet is asked.
-        done = play(instance, tmp_path, "preflight.yml", {"preflight_mail_from": "", **variables}, "--diff", "-vvv")
+        done = play(instance, tmp_path, "preflight.yml", variables, "--diff", "-vvv")
         printed = done.stdout + done.stderr
         assert "Traceback" not in printed
         for secret in (services.redis_password, services.supabase_secret_key, services.smtp_password, "wrong-one"):
@@ -68,6 +67,20 @@ def test_all_is_well(preflight: Preflight, services: Services) -> None:
         f"{services.address}:443 answers mail1, tables campaigns and campaign_subscribers.",
     ):
         assert f"ok: {sentence}" in run.printed
+
+
+def test_the_senders_domain_is_warned_about(preflight: Preflight) -> None:
+    # Port 1 of loopback: no DNS on the internet is asked.
+    run = preflight(preflight_mail_from="news@testbed.example", preflight_nameservers=["127.0.0.1:1"])
+    assert not run.stopped
+    assert "warning: DNS can''t be asked about testbed.example from this machine" in run.printed
+
+
+def test_mistakes_in_its_own_variables(preflight: Preflight) -> None:
+    assert "preflight_timeout_seconds" in preflight(preflight_timeout_seconds="soon").printed
+    run = preflight(base_ca_certificates=["/nowhere/ca.pem"])
+    assert run.stopped
+    assert "base_ca_certificates names /nowhere/ca.pem, which isn't on this machine: correct it." in run.printed
 
 
 def test_everything_that_is_wrong_is_said_at_once(preflight: Preflight, services: Services) -> None:
@@ -181,6 +194,25 @@ def test_a_user_with_sudo(preflight: Preflight, alice: str) -> None:
     run = preflight(ansible_user=alice)
     assert not run.stopped
     assert "ok: alice becomes root on mail1 by sudo 1." in run.printed
+
+
+@pytest.fixture
+def bare(instance: Instance) -> Iterator[None]:
+    """The host as if ca-certificates weren't installed."""
+    on_host(instance, "mv /etc/ssl/certs/ca-certificates.crt /run/")
+    yield
+    on_host(instance, "mv /run/ca-certificates.crt /etc/ssl/certs/")
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_host_without_certificate_authorities(preflight: Preflight, services: Services) -> None:
+    """Nothing secret goes to a server that can't be checked: not even a wrong key is noticed."""
+    run = preflight(worker_supabase_secret_key="wrong-one", base_ca_certificates=[])
+    assert not run.stopped
+    assert "warning: mail1 has no list of certificate authorities yet, so nothing was sent to services with" in (
+        run.printed
+    )
+    assert f"ok: {services.address}:443 answers mail1" in run.printed
 
 
 def ask_redis(services: Services, url: str) -> RedisAnswer:

@@ -264,6 +264,7 @@ def test_redis_url_that_is_none() -> None:
 
 SUPABASE: dict[str, tuple[HttpAnswer, str]] = {
     "well": (HttpAnswer("ok", status=200), "x.example:443 answers mail1, tables campaigns."),
+    "not asked": (HttpAnswer("ok"), "x.example:443 answers mail1."),
     "wrong key": (
         HttpAnswer("ok", status=401, message="Invalid API key"),
         "Supabase refuses the key (Invalid API key): correct worker_supabase_secret_key.",
@@ -306,7 +307,7 @@ SUPABASE: dict[str, tuple[HttpAnswer, str]] = {
 def test_supabase(name: str) -> None:
     answer, sentence = SUPABASE[name]
     [verdict] = verdicts.supabase_verdict("mail1", "x.example:443", {"campaigns": answer}, 5.0)
-    assert verdict == ("ok" if name == "well" else "failure", "supabase", sentence)
+    assert verdict == ("ok" if name in ("well", "not asked") else "failure", "supabase", sentence)
 
 
 def test_what_is_wrong_with_all_tables_is_said_once() -> None:

@@ -202,7 +202,8 @@ def supabase_verdict(host: str, address: str, answers: Mapping[str, HttpAnswer],
             verdicts.append(verdict)
     if verdicts:
         return verdicts
-    tables = listed(list(answers))
+    # None where the certificate couldn't be checked, and so no key was sent.
+    tables = listed([table for table, answer in answers.items() if answer.status])
     dropped = any(answer.ipv6_dropped for answer in answers.values())
     return [
         ok("supabase", f"{address} answers {host}{f', tables {tables}' if tables else ''}."),
