@@ -152,6 +152,27 @@ async def test_ipv6_that_is_dropped_does_not_hide_ipv4(starttls: int, trust: Tru
     assert await probe(starttls, trust, both) == SmtpAnswer("ok", "", ipv6_dropped=False)
 
 
+async def test_a_server_that_greets_late(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those do that look up a client's name first."""
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked.wait()
+        writer.write(b"220 here\r\n")
+        await reader.readline()
+        writer.write(b"250 here\r\n")
+
+    def speaks_tls(*_: object) -> bool:
+        loop.call_soon_threadsafe(asked.set)
+        return False
+
+    monkeypatch.setattr(smtp, "GREETING_SECONDS", 0.05)
+    monkeypatch.setattr(smtp, "speaks_tls", speaks_tls)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    assert (await probe(server.sockets[0].getsockname()[1], trust)).kind == "no starttls"
+    server.close()
+
+
 @pytest.fixture
 async def api(tls: ssl.SSLContext) -> AsyncIterator[HttpServer]:
     server = HttpServer(Answer(), Answer(200, []))

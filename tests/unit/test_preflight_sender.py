@@ -15,7 +15,7 @@ GOOD = {
 MANY = {f"{n}.spf.example": ["v=spf1 a mx ~all"] for n in range(4)}
 
 CASES: dict[str, tuple[dict[str, list[str]], str]] = {
-    "no SPF": ({"example.com": []}, "example.com has no SPF record: add the TXT record that your provider gives"),
+    "no SPF": ({"example.com": []}, "send.example.com has no SPF record: add the TXT record that your provider gives"),
     "two SPF": (
         {"example.com": ["v=spf1 ~all", "v=spf1 mx ~all"]},
         "example.com has 2 SPF records, which counts as none: join them into one",
@@ -42,6 +42,30 @@ CASES: dict[str, tuple[dict[str, list[str]], str]] = {
         "example.com's DMARC record has no valid policy (p=)",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("provider", "records", "level"),
+    [
+        ("resend", {"send.example.com": ["v=spf1 include:amazonses.com ~all"]}, "ok"),
+        ("resend", {}, "warning"),
+        ("sendgrid", {}, "ok"),
+        ("email-smtp.eu-central-1.amazonaws.com", {}, "ok"),
+        ("smtp.example", {}, "warning"),
+    ],
+)
+def test_spf_is_about_where_bounces_go(provider: str, records: dict[str, list[str]], level: str) -> None:
+    assert look(records, provider=provider)[0].level == level
+
+
+def test_a_domain_that_the_provider_sends_for() -> None:
+    records = {
+        "mg.example.com": ["v=spf1 include:mailgun.org ~all"],
+        "k1._domainkey.mg.example.com": [KEY],
+        "_dmarc.example.com": ["v=DMARC1; p=none"],
+    }
+    found = sender.look_at("example.com", [], "mailgun", lambda name: records.get(name, []), "mg.example.com")
+    assert [verdict.level for verdict in found] == ["ok"] * 3
 
 
 def look(records: dict[str, list[str]], domain: str = "example.com", provider: str = "resend") -> list[Verdict]:
@@ -88,4 +112,4 @@ def test_no_dns_is_one_sentence() -> None:
     [("Zoë 'Z' <news@Example.org>", "example.org"), ("news@example.org", "example.org"), ("root", None), ("", None)],
 )
 def test_the_domain_of_a_sender(mail_from: str, domain: str | None) -> None:
-    assert sender.sender_domain(mail_from) == domain
+    assert sender.domain_of(mail_from) == domain

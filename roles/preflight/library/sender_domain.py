@@ -23,6 +23,10 @@ options:
     description: The mail server's name or the HTTP provider's.
     type: str
     default: ""
+  sending_domain:
+    description: The domain that the provider sends for, where it isn't the sender's own.
+    type: str
+    default: ""
   nameservers:
     description: Addresses of resolvers to ask, C(ADDRESS) or C(ADDRESS:PORT); empty for the system's own.
     type: list
@@ -52,7 +56,7 @@ verdicts:
 """
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.preflight.sender import ABOUT, LookUp, NoAnswer, look_at, sender_domain  # noqa: E402
+from ansible.module_utils.preflight.sender import ABOUT, LookUp, NoAnswer, domain_of, look_at  # noqa: E402
 from ansible.module_utils.preflight.verdict import Verdict, warning  # noqa: E402
 
 try:
@@ -71,6 +75,7 @@ def main() -> None:
             "mail_from": {"type": "str", "required": True},
             "selectors": {"type": "list", "elements": "str", "default": []},
             "provider": {"type": "str", "default": ""},
+            "sending_domain": {"type": "str", "default": ""},
             "nameservers": {"type": "list", "elements": "str", "default": []},
             "timeout_seconds": {"type": "float", "default": 3.0},
         },
@@ -80,9 +85,15 @@ def main() -> None:
 
 
 def _verdicts(
-    *, mail_from: str, selectors: list[str], provider: str, nameservers: list[str], timeout_seconds: float
+    *,
+    mail_from: str,
+    selectors: list[str],
+    provider: str,
+    sending_domain: str,
+    nameservers: list[str],
+    timeout_seconds: float,
 ) -> list[Verdict]:
-    domain = sender_domain(mail_from)
+    domain = domain_of(mail_from)
     if domain is None:
         return [warning(ABOUT, f"worker_mail_from ({mail_from}) holds no domain: write Name <news@example.com>.")]
     if not HAS_DNSPYTHON:
@@ -94,7 +105,7 @@ def _verdicts(
         return [warning(ABOUT, "preflight_nameservers must hold addresses, such as 9.9.9.9: correct it.")]
     except NoAnswer:
         return [warning(ABOUT, f"{domain} wasn't looked up, because this machine has no resolver (/etc/resolv.conf).")]
-    verdicts: list[Verdict] = look_at(domain, selectors, provider, look_up)
+    verdicts: list[Verdict] = look_at(domain, selectors, provider, look_up, sending_domain)
     return verdicts
 
 

@@ -23,8 +23,9 @@ USUAL_SELECTORS = {
     "google": ["google"],
     "office365": ["selector1", "selector2"],
     "brevo": ["brevo1", "brevo2", "mail"],
-    "postmark": ["pm"],
 }
+#: Bounces, whose domain SPF is about, go to this subdomain, or to a domain of the provider's own ("").
+BOUNCES_TO = {"resend": "send", "sendgrid": "", "postmark": "", "amazonaws": ""}
 
 
 class NoAnswer(Exception):
@@ -38,7 +39,7 @@ class LookUp(Protocol):
         """Empty when there are none; NoAnswer when nobody says."""
 
 
-def sender_domain(mail_from: str) -> str | None:
+def domain_of(mail_from: str) -> str | None:
     """The domain of `Name <address>` or of an address."""
     domain = parseaddr(mail_from)[1].rpartition("@")[2].strip().rstrip(".").lower()
     return domain if "." in domain else None
@@ -51,12 +52,16 @@ def likely_selectors(selectors: list[str], provider: str) -> list[str]:
     return next((usual for word, usual in USUAL_SELECTORS.items() if word in provider.lower()), [])
 
 
-def look_at(domain: str, selectors: list[str], provider: str, look_up: LookUp) -> list[Verdict]:
-    """Asks DNS and judges; one sentence if it can't be asked."""
+def look_at(
+    domain: str, selectors: list[str], provider: str, look_up: LookUp, sending_domain: str = ""
+) -> list[Verdict]:
+    """Asks DNS and judges; one sentence if it can't be asked. `sending_domain` is the one that the provider sends and
+    signs for, where it isn't the sender's own."""
+    signer = sending_domain or domain
     try:
         return [
-            spf_verdict(domain, look_up(domain), look_up),
-            dkim_verdict(domain, selectors, provider, look_up),
+            _spf(signer, provider, look_up),
+            dkim_verdict(signer, selectors, provider, look_up),
             dmarc_verdict(domain, dmarc_records(domain, look_up)),
         ]
     except NoAnswer as error:
@@ -69,9 +74,23 @@ def look_at(domain: str, selectors: list[str], provider: str, look_up: LookUp) -
         ]
 
 
+def _spf(domain: str, provider: str, look_up: LookUp) -> Verdict:
+    records = look_up(domain)
+    bounces_to = next((where for word, where in BOUNCES_TO.items() if word in provider.lower()), None)
+    if bounces_to is None or _spf_records(records):
+        return spf_verdict(domain, records, look_up)
+    if not bounces_to:
+        return ok(ABOUT, f"{domain} has no SPF record and needs none: bounces go to {provider}'s own domain.")
+    return spf_verdict(f"{bounces_to}.{domain}", look_up(f"{bounces_to}.{domain}"), look_up)
+
+
+def _spf_records(records: list[str]) -> list[str]:
+    return [record for record in records if record.lower().split(" ")[0] == "v=spf1"]
+
+
 def spf_verdict(domain: str, records: list[str], look_up: LookUp) -> Verdict:
     """Exactly one record, which lets only some send."""
-    found = [record for record in records if record.lower().split(" ")[0] == "v=spf1"]
+    found = _spf_records(records)
     if not found:
         return warning(
             ABOUT, f"{domain} has no SPF record: add the TXT record that your provider gives (v=spf1 … ~all) to it."
@@ -106,8 +125,7 @@ def _spf_lookups(record: str, look_up: LookUp, seen: frozenset[str]) -> int:
         count += 1
         target = mechanism.replace("redirect=", "redirect:").partition(":")[2]
         if name in ("include", "redirect") and target and "%" not in target and target not in seen:
-            inner = [one for one in look_up(target) if one.lower().startswith("v=spf1")]
-            for one in inner[:1]:
+            for one in _spf_records(look_up(target))[:1]:
                 count += _spf_lookups(one, look_up, seen | {target})
         if count > MOST_SPF_LOOKUPS:
             return count

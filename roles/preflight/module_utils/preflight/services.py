@@ -71,7 +71,7 @@ class _Asking:
         self._names = resolve_all([*hosts, self._smtp, self._questions.name], self._seconds)
         self._answers = in_parallel(
             {**self._smtp_calls(), **self._api_calls([self._questions.transport]), **self._data_calls()},
-            2.5 * self._seconds,
+            3 * self._seconds,
         )
         return [
             *self._trust_verdict(),
