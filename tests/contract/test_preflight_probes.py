@@ -94,7 +94,7 @@ async def probe(port: int, trust: Trust, addresses: Addresses = LOOPBACK) -> Smt
 
 async def test_tls_from_the_first_byte(implicit: SmtpServer, trust: Trust) -> None:
     assert (await probe(implicit.port, trust)).kind == "ok"
-    assert implicit.commands == ["EHLO preflight.invalid"]
+    assert implicit.commands == [f"EHLO {socket.gethostname()}"]
 
 
 async def test_starttls(starttls: int, trust: Trust) -> None:

@@ -294,11 +294,11 @@ SUPABASE: dict[str, tuple[HttpAnswer, str]] = {
     ),
     "no such project": (
         HttpAnswer("no name"),
-        "Supabase: mail1 finds no address for x.example: check worker_supabase_url, and that it isn't paused.",
+        "Supabase: mail1 finds no address for x.example: check worker_supabase_url, and that the project isn't paused.",
     ),
     "no TLS": (
         HttpAnswer("wrong tls"),
-        "Supabase: x.example:443 doesn't speak HTTPS: check worker_supabase_url, and that it isn't paused.",
+        "Supabase: x.example:443 doesn't speak HTTPS: check worker_supabase_url, and that the project isn't paused.",
     ),
 }
 

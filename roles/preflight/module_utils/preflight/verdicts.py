@@ -214,7 +214,9 @@ def supabase_verdict(host: str, address: str, answers: Mapping[str, HttpAnswer],
 def _table_verdict(host: str, address: str, table: str, answer: HttpAnswer, seconds: float) -> Verdict | None:
     if answer.kind != "ok":
         problem = trouble(host, address, answer.kind, answer.words, seconds) or f"{address} doesn't speak HTTPS"
-        way_out = TRUST_IT if answer.kind == "certificate" else "check worker_supabase_url, and that it isn't paused"
+        way_out = (
+            TRUST_IT if answer.kind == "certificate" else "check worker_supabase_url, and that the project isn't paused"
+        )
         return failure("supabase", f"Supabase: {problem}: {way_out}.")
     if answer.status in (0, 200, 206):
         return None
