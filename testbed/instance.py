@@ -213,6 +213,8 @@ class Instance:
             "worker_smtp_user": found.smtp_user,
             "worker_smtp_password": found.smtp_password,
             "worker_mail_from": "The test bed <news@testbed.example>",
+            # No DNS knows that domain.
+            "preflight_mail_from": "",
             # A container shows its host's RAM; size it as the VPS that it stands for.
             "worker_ram_mb": VPS_RAM_MB,
         }

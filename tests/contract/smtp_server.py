@@ -11,8 +11,8 @@ _STALL = "stall"
 
 @dataclass(slots=True)
 class SmtpServer:
-    """Answers with what stands in `replies` by command (`AUTH`, `MAIL`, `RCPT`, `DATA`, `CONTENT`, `RSET`), and takes
-    everything else. `close` ends the connection instead of a reply, `stall` says nothing more."""
+    """Answers with what stands in `replies` by command (`GREETING`, `AUTH`, `MAIL`, `RCPT`, `DATA`, `CONTENT`,
+    `RSET`), and takes everything else. `close` ends the connection instead of a reply, `stall` says nothing more."""
 
     pipelining: bool
     smtputf8: bool = True
@@ -27,8 +27,8 @@ class SmtpServer:
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
-    async def start(self, tls: ssl.SSLContext) -> None:
-        """Listens on a free port of loopback."""
+    async def start(self, tls: ssl.SSLContext | None) -> None:
+        """Listens on a free port of loopback, in TLS from the first byte unless there's no context."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -46,7 +46,8 @@ class SmtpServer:
         self.connections += 1
         self._writers.add(writer)
         try:
-            writer.write(b"220 here\r\n")
+            if not await self._answer(writer, "GREETING", "220 here"):
+                return
             await self._converse(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass

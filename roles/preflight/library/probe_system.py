@@ -1,0 +1,155 @@
+#!/usr/bin/python
+"""Looks at the host itself. Changes nothing."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: probe_system
+short_description: Looks at a host's system, RAM, disk, Python, sudo and clock
+description:
+  - Returns one verdict for each finding. Its action plugin adds the one about the clock.
+options:
+  host:
+    description: What the sentences call the host.
+    type: str
+    required: true
+  distribution:
+    description: The distribution's name.
+    type: str
+    required: true
+  version:
+    description: Its version as O(systems) has it.
+    type: str
+    required: true
+  systems:
+    description: Distributions and their versions that will do.
+    type: dict
+    required: true
+  ram_mb:
+    description: The host's RAM.
+    type: int
+    required: true
+  min_ram_mb:
+    description: RAM that it needs.
+    type: int
+    required: true
+  disk_paths:
+    description: Where disk is needed.
+    type: list
+    elements: str
+    required: true
+  min_free_disk_mb:
+    description: Free disk that it needs there.
+    type: int
+    required: true
+  min_python:
+    description: The oldest Python that will do, such as 3.11.
+    type: str
+    required: true
+  max_clock_skew_seconds:
+    description: How far the host's clock may be from the controller's.
+    type: float
+    required: true
+author: mail-worker
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  probe_system:
+    host: "{{ inventory_hostname }}"
+    distribution: Debian
+    version: "13"
+    systems: { Debian: ["12", "13"] }
+    ram_mb: "{{ ansible_facts['memtotal_mb'] }}"
+    min_ram_mb: 400
+    disk_paths: [/]
+    min_free_disk_mb: 700
+    min_python: "3.11"
+    max_clock_skew_seconds: 30
+"""
+
+RETURN = r"""
+verdicts:
+  description: What was found, each with C(level) (ok, warning or failure), C(about) and C(sentence).
+  returned: always
+  type: list
+  elements: dict
+can_probe:
+  description: Whether the host's Python can run the other probes.
+  returned: always
+  type: bool
+"""
+
+import importlib.util  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.preflight import system  # noqa: E402
+
+
+def main() -> None:
+    """Runs as a module."""
+    module = AnsibleModule(
+        argument_spec={
+            "host": {"type": "str", "required": True},
+            "distribution": {"type": "str", "required": True},
+            "version": {"type": "str", "required": True},
+            "systems": {"type": "dict", "required": True},
+            "ram_mb": {"type": "int", "required": True},
+            "min_ram_mb": {"type": "int", "required": True},
+            "disk_paths": {"type": "list", "elements": "str", "required": True},
+            "min_free_disk_mb": {"type": "int", "required": True},
+            "min_python": {"type": "str", "required": True},
+            "max_clock_skew_seconds": {"type": "float", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    now = time.time()
+    given = module.params
+    host = given["host"]
+    missing = [name for name in ("ssl", "http") if importlib.util.find_spec(name) is None]
+    python = system.python_verdict(host, tuple(sys.version_info), given["min_python"], missing)
+    versions = {name: [str(each) for each in versions] for name, versions in given["systems"].items()}
+    verdicts = [
+        system.system_verdict(host, given["distribution"], given["version"], versions),
+        python,
+        system.ram_verdict(host, given["ram_mb"], given["min_ram_mb"]),
+        *system.disk_verdicts(host, _free(given["disk_paths"]), given["min_free_disk_mb"]),
+        *_sudo(module, host),
+    ]
+    module.exit_json(
+        changed=False,
+        time=now,
+        can_probe=python.level == "ok",
+        verdicts=[verdict._asdict() for verdict in verdicts],
+    )
+
+
+def _free(paths: list[str]) -> list[tuple[list[str], int]]:
+    by_device: dict[int, tuple[list[str], int]] = {}
+    for path in paths:
+        there = Path(path).resolve()
+        while not there.exists():
+            there = there.parent
+        found = os.statvfs(there)
+        shown, _ = by_device.setdefault(there.stat().st_dev, ([], found.f_bavail * found.f_frsize >> 20))
+        shown.append(path)
+    return list(by_device.values())
+
+
+def _sudo(module: AnsibleModule, host: str) -> list[system.Verdict]:
+    user = os.environ.get("SUDO_USER", "")
+    if user in ("", "root"):
+        return []
+    _, version, _ = module.run_command(["sudo", "--version"])
+    code, _, _ = module.run_command(["sudo", "-n", "-u", user, "sudo", "-n", "true"])
+    line = (version.splitlines() or [""])[0]
+    verdicts: list[system.Verdict] = system.sudo_verdicts(host, user, line, code == 0)
+    return verdicts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the role preflight's modules share. Runs on hosts: the standard library alone."""

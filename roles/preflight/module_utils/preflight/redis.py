@@ -1,0 +1,172 @@
+"""What the worker needs to know of Redis, in a handful of commands (Redis may be billed by the command)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import NamedTuple, Union
+from urllib.parse import unquote, urlsplit
+
+from .network import Addresses, ProbeError, Trust, Wire, dial, speaks_tls
+
+Reply = Union[str, int, None, "list[Reply]"]
+
+
+class RedisUrl(NamedTuple):
+    """A URL's parts, percent-decoded."""
+
+    tls: bool
+    host: str
+    port: int
+    user: str
+    password: str
+    database: int
+
+    @property
+    def shown(self) -> str:
+        """What of it may be shown."""
+        return f"{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"RedisUrl({self.shown})"
+
+
+class RedisAnswer(NamedTuple):
+    """`kind` is `ok`, a ProbeError's, or `auth`, `no password`, `loading`, `no database`, `error`; the rest is None
+    where Redis won't tell."""
+
+    kind: str
+    words: str = ""
+    version: str | None = None
+    max_memory: int | None = None
+    policy: str | None = None
+    persistent: bool | None = None
+    ipv6_dropped: bool = False
+
+
+class RedisError(Exception):
+    """Redis's own `-CODE …`. The text behind the code isn't kept: it may repeat what it was sent."""
+
+
+def parse_redis_url(url: str) -> RedisUrl | None:
+    """None when it isn't an address of Redis. Says nothing about why: parts of a broken URL may be the password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError:
+        return None
+    database = parts.path.strip("/") or "0"
+    # A password's own / # ? ends what counts as the host, and what stands before it mustn't be shown as one.
+    broken = parts.query or parts.fragment or not database.isdigit()
+    if broken or parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        return None
+    return RedisUrl(
+        tls=parts.scheme == "rediss",
+        host=parts.hostname,
+        port=port,
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        database=int(database),
+    )
+
+
+def probe_redis(url: RedisUrl, addresses: Addresses, trust: Trust, seconds: float) -> RedisAnswer:
+    """Logs in and asks; each step within `seconds`, all within twice as much."""
+    try:
+        wire = dial(addresses, url.port, seconds, seconds)
+    except ProbeError as error:
+        return RedisAnswer(error.kind, error.words)
+    try:
+        if url.tls:
+            _start_tls(wire, trust, url.host)
+            if not trust.complete:
+                return RedisAnswer("ok", ipv6_dropped=wire.ipv6_dropped)
+        return _ask(wire, url)
+    except ProbeError as error:
+        unclear = not url.tls and error.kind in ("closed", "silent", "odd")
+        if unclear and speaks_tls(url.host, addresses, url.port, seconds / 2):
+            return RedisAnswer("wrong tls")
+        return RedisAnswer(error.kind, error.words)
+    finally:
+        wire.close()
+
+
+def _start_tls(wire: Wire, trust: Trust, host: str) -> None:
+    try:
+        wire.start_tls(trust, host)
+    except ProbeError as error:
+        # Redis without TLS waits for the rest of what it takes for a command.
+        raise ProbeError("wrong tls") if error.kind in ("silent", "closed") else error from error
+
+
+def _ask(wire: Wire, url: RedisUrl) -> RedisAnswer:
+    try:
+        if url.password:
+            _command(wire, "AUTH", *filter(None, (url.user,)), url.password)
+        _command(wire, "PING")
+        if url.database:
+            _command(wire, "SELECT", str(url.database))
+    except RedisError as error:
+        return RedisAnswer(*_refusal(str(error), url))
+    try:
+        info = parse_info(str(_command(wire, "INFO")))
+    except RedisError:
+        info = {}
+    memory = info.get("maxmemory", "")
+    return RedisAnswer(
+        "ok",
+        version=info.get("redis_version"),
+        max_memory=int(memory) if memory.isdigit() else None,
+        policy=info.get("maxmemory_policy"),
+        persistent=_persistent(wire, info),
+        ipv6_dropped=wire.ipv6_dropped,
+    )
+
+
+def _refusal(code: str, url: RedisUrl) -> tuple[str, str]:
+    kinds = {"WRONGPASS": "auth", "NOAUTH": "no password", "NOPERM": "auth", "LOADING": "loading"}
+    if code == "ERR" and url.database:
+        return "no database", ""
+    return (kinds[code], "") if code in kinds else ("error", code)
+
+
+def _persistent(wire: Wire, info: Mapping[str, str]) -> bool | None:
+    """Does a restart keep the queue? None where CONFIG is forbidden, as at hosted ones, which persist by themselves."""
+    if info.get("aof_enabled") == "1":
+        return True
+    with contextlib.suppress(RedisError):
+        reply = _command(wire, "CONFIG", "GET", "save")
+        if isinstance(reply, list) and len(reply) == 2:
+            return bool(reply[1])
+    return None
+
+
+def parse_info(text: str) -> dict[str, str]:
+    """INFO's `name:value` lines."""
+    pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
+    return {name: value.strip() for name, separator, value in pairs if separator}
+
+
+def _command(wire: Wire, *words: str) -> Reply:
+    encoded = [word.encode() for word in words]
+    wire.send(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded))
+    return _reply(wire)
+
+
+def _reply(wire: Wire) -> Reply:
+    line = wire.line().decode("utf-8", "replace")
+    sign, rest = line[:1], line[1:]
+    if sign == "-":
+        raise RedisError(rest.partition(" ")[0])
+    if sign == "+":
+        return rest
+    if sign in ("$", "*", ":") and rest.lstrip("-").isdigit():
+        number = int(rest)
+        if sign == ":":
+            return number
+        if number < 0:
+            return None
+        if sign == "*":
+            return [_reply(wire) for _ in range(number)]
+        return wire.exactly(number + 2)[:-2].decode("utf-8", "replace")
+    raise ProbeError("odd", "it doesn't speak Redis's protocol")

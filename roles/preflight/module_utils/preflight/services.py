@@ -1,0 +1,190 @@
+"""All probes at once, and the verdicts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from . import verdicts
+from .http import HttpAnswer, Url, parse_url, probe_http, table_path
+from .network import Addresses, Trust, in_parallel, make_trust, resolve_all
+from .redis import RedisAnswer, RedisUrl, parse_redis_url, probe_redis
+from .smtp import SmtpAnswer, probe_smtp
+from .verdict import Verdict, failure, warning
+
+Answer = SmtpAnswer | HttpAnswer | RedisAnswer
+PUBLISHABLE = "sb_publishable_"
+
+
+class Table(NamedTuple):
+    """A table and the columns that the worker uses."""
+
+    name: str
+    columns: list[str]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What to ask; what is empty isn't asked. The module's documentation describes each."""
+
+    host: str
+    smtp_host: str = ""
+    smtp_port: int = 465
+    smtp_other_ports: list[int] = field(default_factory=list)
+    transport: str = "smtp"
+    http_providers: dict[str, str] = field(default_factory=dict)
+    redis_url: str = field(default="", repr=False)
+    supabase_url: str = ""
+    supabase_key: str = field(default="", repr=False)
+    supabase_tables: list[dict[str, object]] = field(default_factory=list)
+    name: str = ""
+    ca_certificates: list[str] = field(default_factory=list)
+    timeout_seconds: float = 5.0
+
+
+def ask(questions: Questions) -> list[Verdict]:
+    """Looks up all names, then asks all services at once."""
+    try:
+        trust = make_trust(questions.ca_certificates)
+    except ValueError as error:
+        return [failure("certificates", f"preflight_ca_certificates: {error}: correct base_ca_certificates.")]
+    return _Asking(questions, trust).verdicts()
+
+
+class _Asking:
+    def __init__(self, questions: Questions, trust: Trust) -> None:
+        self._questions = questions
+        self._trust = trust
+        self._seconds = questions.timeout_seconds
+        self._redis: RedisUrl | None = parse_redis_url(questions.redis_url)
+        self._supabase: Url | None = parse_url(questions.supabase_url)
+        self._tables = [_table(table) for table in questions.supabase_tables]
+        self._providers = {name: parse_url(url) for name, url in questions.http_providers.items()}
+        self._smtp = questions.smtp_host if questions.transport == "smtp" else ""
+        self._names: dict[str, Addresses] = {}
+        self._answers: dict[str, Answer] = {}
+
+    def verdicts(self) -> list[Verdict]:
+        provider = self._providers.get(self._questions.transport)
+        hosts = [url.host for url in (self._redis, self._supabase, provider) if url is not None]
+        self._names = resolve_all([*hosts, self._smtp, self._questions.name], self._seconds)
+        self._answers = in_parallel(
+            {**self._smtp_calls(), **self._api_calls([self._questions.transport]), **self._data_calls()},
+            3 * self._seconds,
+        )
+        return [
+            *self._trust_verdict(),
+            *verdicts.names_verdict(self._questions.host, self._names, self._questions.name),
+            *self._smtp_verdict(),
+            *self._api_verdict(),
+            *self._redis_verdict(),
+            *self._supabase_verdict(),
+        ]
+
+    def _smtp_calls(self) -> dict[str, Callable[[], Answer]]:
+        host = self._smtp
+        if not host:
+            return {}
+
+        def call(port: int) -> Callable[[], Answer]:
+            return lambda: probe_smtp(host, self._names[host], port, self._trust, self._seconds)
+
+        return {f"smtp {port}": call(port) for port in self._ports()}
+
+    def _ports(self) -> list[int]:
+        return list(dict.fromkeys([self._questions.smtp_port, *self._questions.smtp_other_ports]))
+
+    def _api_calls(self, names: list[str]) -> dict[str, Callable[[], Answer]]:
+        def call(url: Url) -> Callable[[], Answer]:
+            return lambda: probe_http(url, self._names[url.host], self._trust, self._seconds)
+
+        urls = {name: self._providers.get(name) for name in names}
+        return {f"api {name}": call(url) for name, url in urls.items() if url is not None}
+
+    def _data_calls(self) -> dict[str, Callable[[], Answer]]:
+        calls: dict[str, Callable[[], Answer]] = {}
+        redis, supabase, key = self._redis, self._supabase, self._questions.supabase_key
+        if redis is not None:
+            calls["redis"] = lambda: probe_redis(redis, self._names[redis.host], self._trust, self._seconds)
+        if supabase is not None and not key.startswith(PUBLISHABLE):
+            url = supabase
+
+            def call(path: str) -> Callable[[], Answer]:
+                return lambda: probe_http(url, self._names[url.host], self._trust, self._seconds, path, key)
+
+            for table in self._tables:
+                calls[f"table {table.name}"] = call(table_path(table.name, table.columns))
+        return calls
+
+    def _trust_verdict(self) -> list[Verdict]:
+        if self._trust.complete:
+            return []
+        return [
+            warning(
+                "certificates",
+                f"{self._questions.host} has no list of certificate authorities yet, so nothing was sent to services"
+                " with TLS: the role base installs it (ca-certificates).",
+            )
+        ]
+
+    def _smtp_verdict(self) -> list[Verdict]:
+        if not self._smtp:
+            return []
+        answers = {port: self._smtp_answer(port) for port in self._ports()}
+        apis: dict[str, HttpAnswer] = {}
+        if all(answer.kind in verdicts.DROPPED for answer in answers.values()):
+            apis = self._ask_apis()
+        return verdicts.smtp_verdict(
+            self._questions.host, self._smtp, self._questions.smtp_port, answers, apis, self._seconds
+        )
+
+    def _ask_apis(self) -> dict[str, HttpAnswer]:
+        """Only where no mail port is open: nobody else needs to know of this host."""
+        urls = [url for url in self._providers.values() if url is not None]
+        self._names.update(resolve_all([url.host for url in urls], self._seconds / 2))
+        found = in_parallel(self._api_calls(list(self._providers)), self._seconds)
+        return {key[4:]: answer for key, answer in found.items() if isinstance(answer, HttpAnswer)}
+
+    def _api_verdict(self) -> list[Verdict]:
+        questions = self._questions
+        url = self._providers.get(questions.transport)
+        if url is None:
+            if questions.transport in questions.http_providers:
+                return [failure("mail API", "MAIL_API_URL must look like https://api.example.com: correct it.")]
+            return []
+        answer = self._answers.get(f"api {questions.transport}")
+        answer = answer if isinstance(answer, HttpAnswer) else HttpAnswer("silent")
+        address = f"{url.host}:{url.port}"
+        return verdicts.api_verdict(questions.host, questions.transport, address, answer, self._seconds)
+
+    def _redis_verdict(self) -> list[Verdict]:
+        if not self._questions.redis_url:
+            return []
+        answer = self._answers.get("redis")
+        answer = answer if isinstance(answer, RedisAnswer) else RedisAnswer("silent")
+        return verdicts.redis_verdict(self._questions.host, self._redis, answer, self._seconds)
+
+    def _supabase_verdict(self) -> list[Verdict]:
+        questions = self._questions
+        if not questions.supabase_url:
+            return []
+        if self._supabase is None:
+            sentence = "worker_supabase_url must look like https://PROJECT.supabase.co: correct it."
+            return [failure("supabase", sentence)]
+        if questions.supabase_key.startswith(PUBLISHABLE):
+            sentence = "worker_supabase_secret_key is a publishable key, which can't write: set the secret key"
+            return [failure("supabase", f"{sentence} (sb_secret_…).")]
+        found = {table.name: self._answers.get(f"table {table.name}") for table in self._tables}
+        answers = {name: one if isinstance(one, HttpAnswer) else HttpAnswer("silent") for name, one in found.items()}
+        address = f"{self._supabase.host}:{self._supabase.port}"
+        return verdicts.supabase_verdict(questions.host, address, answers, self._seconds)
+
+    def _smtp_answer(self, port: int) -> SmtpAnswer:
+        answer = self._answers.get(f"smtp {port}")
+        return answer if isinstance(answer, SmtpAnswer) else SmtpAnswer("silent")
+
+
+def _table(given: dict[str, object]) -> Table:
+    columns = given.get("columns")
+    return Table(str(given.get("name", "")), [str(column) for column in columns] if isinstance(columns, list) else [])

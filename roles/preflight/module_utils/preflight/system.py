@@ -1,0 +1,67 @@
+"""Sentences about the host itself. Pure functions, for Python 3.8 too, like verdict.py."""
+
+from __future__ import annotations
+
+from .verdict import Verdict, failure, listed, ok
+
+
+def system_verdict(host: str, name: str, version: str, systems: dict[str, list[str]]) -> Verdict:
+    """Is the distribution one that the roles are tested on?"""
+    if version in systems.get(name, []):
+        return ok("system", f"{host} runs {name} {version}.")
+    made_for = ", ".join(f"{each} {' and '.join(versions)}" for each, versions in systems.items())
+    return failure(
+        "system",
+        f"{host} runs {name} {version}, but the worker is made for {made_for}: reinstall it with one of them.",
+    )
+
+
+def ram_verdict(host: str, ram_mb: int, needed_mb: int) -> Verdict:
+    """Is there RAM for one process?"""
+    if ram_mb >= needed_mb:
+        return ok("RAM", f"{host} has {ram_mb} MB of RAM.")
+    return failure(
+        "RAM",
+        f"{host} has {ram_mb} MB of RAM, but {needed_mb} MB are needed (preflight_min_ram_mb): take a bigger VPS.",
+    )
+
+
+def disk_verdicts(host: str, free_mb: list[tuple[list[str], int]], needed_mb: int) -> list[Verdict]:
+    """`free_mb`: paths on one file system, and what is free there."""
+    verdicts = []
+    for paths, free in free_mb:
+        where = f"{host} has {free} MB free at {listed(paths)}"
+        if free >= needed_mb:
+            verdicts.append(ok("disk", f"{where}."))
+            continue
+        verdicts.append(
+            failure(
+                "disk",
+                f"{where}, but {needed_mb} MB are needed (preflight_min_free_disk_mb): delete something there, or take"
+                " a bigger disk.",
+            )
+        )
+    return verdicts
+
+
+def python_verdict(host: str, version: tuple[int, ...], needed: str, missing: list[str]) -> Verdict:
+    """`version` as in sys.version_info; `missing` are modules of the standard library, as with python3-minimal."""
+    shown = ".".join(map(str, version[:2]))
+    if version[:2] < tuple(map(int, needed.split(".")[:2])):
+        return failure(
+            "Python",
+            f"{host} has Python {shown}, but {needed} is needed (preflight_min_python): reinstall it with a newer"
+            " system.",
+        )
+    if missing:
+        return failure("Python", f"{host}'s Python lacks {listed(missing)}: run apt-get install python3 there.")
+    return ok("Python", f"{host} has Python {shown}.")
+
+
+def sudo_verdicts(host: str, user: str, version_line: str, without_password: bool) -> list[Verdict]:
+    """How the user became root; no user is a login as root."""
+    if not user:
+        return []
+    kind = version_line if version_line.startswith("sudo-rs") else version_line.replace("Sudo version", "sudo")
+    password = "" if without_password else ", with a password each time (--ask-become-pass)"
+    return [ok("sudo", f"{user} becomes root on {host} by {kind or 'sudo'}{password}.")]
