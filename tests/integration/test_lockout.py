@@ -191,6 +191,11 @@ def test_the_worker_reaches_its_services_and_nothing_else(instance: Instance, se
     before = _counter(instance, "out_refused")
     assert not reach("root", 5432)
     assert not reach("nobody", 25)
+    # The preflight asks a service at a new port before the rules know it.
+    on(instance, HOST, "nft add element inet host_firewall probed_ports '{ 5432 timeout 1m }'")
+    assert reach("root", 5432)
+    assert not reach("mailworker", 5432)
+    on(instance, HOST, "nft delete element inet host_firewall probed_ports '{ 5432 }'")
     assert _counter(instance, "out_refused") >= before + 2
 
 
