@@ -20,7 +20,7 @@ HOST = "mail2"
 ADMIN = "mailadmin"
 ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 #: How long the host waits for a confirmation here; in production it's a minute.
-GUARD_SECONDS = 15
+GUARD_SECONDS = 10
 
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
 
