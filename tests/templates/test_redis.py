@@ -49,7 +49,12 @@ def test_no_password_is_in_the_users_file(broker: Path) -> None:
 
 def test_users_have_what_they_need_and_no_more(broker: Path) -> None:
     users = _users(broker / "users.acl")
-    assert [rule for rule in users["worker"] if rule.startswith("~")] == ["~mail:*", "~dramatiq:*", "~bull:*"]
+    assert [rule for rule in users["worker"] if rule.startswith("~")] == [
+        "~mail:*",
+        "~dramatiq",
+        "~dramatiq:*",
+        "~bull:*",
+    ]
     assert not any(rule.startswith("~mail") for rule in users["app"])
     for name in ("worker", "app"):
         rules = users[name]
