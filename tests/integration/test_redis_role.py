@@ -100,7 +100,7 @@ class Broker:
                     return
             except redis.ConnectionError:
                 pass
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, self.says("journalctl -u redis-server --no-pager | tail -n 60")
             time.sleep(0.1)
 
 
@@ -316,7 +316,7 @@ def test_a_kill_loses_nothing_confirmed(broker: Broker, worker: "redis.Redis") -
     stored: Any = worker.llen("mail:test")
     assert stored >= confirmed >= 200
     worker.delete("mail:test")
-    broker.says("redis-apply settings")
+    broker.says("redis-admin CONFIG SET appendfsync everysec")
     assert "everysec" in broker.says("redis-admin CONFIG GET appendfsync")
 
 
