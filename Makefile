@@ -39,7 +39,7 @@ lint:
 	$(PYTHON) -m mypy
 	.venv/bin/yamllint --strict .
 	.venv/bin/ansible-lint -q --offline
-	shellcheck roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
+	shellcheck roles/redis/files/redis-* roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
 
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
