@@ -22,9 +22,10 @@ def play(
     """
     path = directory / "variables.json"
     path.write_text(json.dumps(variables), encoding="utf-8")
+    options = ("--skip-tags", "hardening", *options)
     inventories = ["-i", "inventory/example", "-i", str(instance.directory / "hosts.yml")]
     return subprocess.run(
-        [ANSIBLE_PLAYBOOK, "--skip-tags", "hardening", *options, *inventories, "-e", f"@{path}", f"playbooks/{playbook}"],
+        [ANSIBLE_PLAYBOOK, *options, *inventories, "-e", f"@{path}", f"playbooks/{playbook}"],
         cwd=CHECKOUT,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
