@@ -10,12 +10,18 @@ import pytest
 import redis
 
 from demo.campaign import Campaign
+from testbed.instance import Instance
 from testbed.services import Services
 from tests.integration.programs import Programs
 
 INSTANCE = "test"
 
 MakeCampaign = Callable[[int], Campaign]
+
+
+@pytest.fixture(scope="session")
+def instance() -> Instance:
+    return Instance(INSTANCE)
 
 
 @pytest.fixture(scope="session")

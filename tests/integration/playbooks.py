@@ -1,35 +1,47 @@
-"""Runs a playbook on the test bed's VPS as a user does."""
+"""Runs a playbook on the test bed's VPSes as a user does."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from testbed.instance import Instance
 from testbed.paths import CHECKOUT
 
-ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
+#: An inventory without hosts of ours.
+EMPTY = Path("localhost,")
+
+_ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
+
+
+def run_playbook(
+    playbook: str, inventories: Sequence[Path], directory: Path, variables: Mapping[str, object], *options: str
+) -> "subprocess.CompletedProcess[str]":
+    """Runs it with these extra variables, which it writes into `directory`."""
+    path = directory / "variables.json"
+    path.write_text(json.dumps(variables), encoding="utf-8")
+    inventory = [word for each in inventories for word in ("-i", str(each))]
+    return subprocess.run(
+        [_ANSIBLE_PLAYBOOK, *options, *inventory, "-e", f"@{path}", playbook],
+        cwd=CHECKOUT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
 
 
 def play(
     instance: Instance, directory: Path, playbook: str, variables: Mapping[str, object], *options: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs it with the committed inventory, the instance's on top, and these extra variables.
+    """Runs it with the committed inventory and the instance's on top.
 
     The hardening is left out: it is Molecule's, and takes as long as the rest.
     """
-    path = directory / "variables.json"
-    path.write_text(json.dumps(variables), encoding="utf-8")
-    options = ("--skip-tags", "hardening", *options)
-    inventories = ["-i", "inventory/example", "-i", str(instance.directory / "hosts.yml")]
-    return subprocess.run(
-        [ANSIBLE_PLAYBOOK, *options, *inventories, "-e", f"@{path}", f"playbooks/{playbook}"],
-        cwd=CHECKOUT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    inventories = [Path("inventory/example"), instance.directory / "hosts.yml"]
+    return run_playbook(
+        f"playbooks/{playbook}", inventories, directory, variables, "--skip-tags", "hardening", *options
     )

@@ -1,33 +1,23 @@
 """Changes of sshd, sudo and the firewall that lock their owner out are taken back; what the firewall lets through."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from testbed.instance import Instance
-from testbed.paths import CHECKOUT
 from testbed.services import Services
-from tests.integration.conftest import INSTANCE
+from tests.integration.playbooks import run_playbook
 
 HOST = "mail2"
 ADMIN = "mailadmin"
-ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 #: How long the host waits for a confirmation here; in production it's a minute.
 GUARD_SECONDS = 10
 
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def instance() -> Instance:
-    return Instance(INSTANCE)
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +27,12 @@ def play(instance: Instance, services: Services, tmp_path_factory: pytest.TempPa
     ports = {"firewall_worker_tcp_ports": [443, 6379, services.smtp_port]}  # as playbooks/group_vars wires them
 
     def run(**variables: object) -> "subprocess.CompletedProcess[str]":
-        path = tmp_path_factory.mktemp("play") / "variables.json"
-        path.write_text(json.dumps({**ports, "guard_seconds": GUARD_SECONDS, **variables}), encoding="utf-8")
-        inventory = instance.directory / "hosts.yml"
-        done = subprocess.run(
-            [ANSIBLE_PLAYBOOK, *skipped, "-i", inventory, "-e", f"@{path}", "tests/integration/access.yml"],
-            cwd=CHECKOUT,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
+        done = run_playbook(
+            "tests/integration/access.yml",
+            [instance.directory / "hosts.yml"],
+            tmp_path_factory.mktemp("play"),
+            {**ports, "guard_seconds": GUARD_SECONDS, **variables},
+            *skipped,
         )
         skipped[:] = ["--skip-tags", "base"]
         return done

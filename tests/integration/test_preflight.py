@@ -11,7 +11,6 @@ from preflight.network import Addresses, make_trust
 from preflight.redis import RedisAnswer, RedisUrl, parse_redis_url, probe_redis
 from testbed.instance import Instance
 from testbed.services import Services
-from tests.integration.conftest import INSTANCE
 from tests.integration.playbooks import play
 
 HOST = "mail1"
@@ -27,11 +26,6 @@ class Run:
 
 
 Preflight = Callable[..., Run]
-
-
-@pytest.fixture(scope="module")
-def instance() -> Instance:
-    return Instance(INSTANCE)
 
 
 def on_host(instance: Instance, command: str) -> None:

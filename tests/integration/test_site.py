@@ -1,26 +1,18 @@
 """`site.yml` on a bare VPS with one thing wrong at a time: each ends in one sentence that says where to fix it, shows
 no secret, and leaves the host as it was. Molecule's scenario is the one where all is right."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from testbed.instance import Instance
-from testbed.paths import CHECKOUT
 from testbed.services import Services
-from tests.integration.conftest import INSTANCE
-from tests.integration.playbooks import ANSIBLE_PLAYBOOK, play
+from tests.integration.playbooks import EMPTY, play, run_playbook
 
 HOST = "mail1"
 
 Site = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def instance() -> Instance:
-    return Instance(INSTANCE)
 
 
 @pytest.fixture
@@ -51,14 +43,7 @@ def test_a_host_that_cannot_be_reached(site: Site) -> None:
 
 
 def test_an_empty_inventory(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [ANSIBLE_PLAYBOOK, "-i", "localhost,", "playbooks/site.yml"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_playbook("playbooks/site.yml", [EMPTY], tmp_path, {})
     assert done.returncode != 0
     assert "The inventory has no hosts in the group mail_workers: copy inventory/example" in " ".join(
         done.stdout.split()

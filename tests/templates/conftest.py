@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,37 @@ def play(playbook: Path, variables: Mapping[str, object], directory: Path) -> "s
         timeout=120,
         check=False,
     )
+
+
+def expect_nft_takes(rules: Path, directory: Path) -> None:
+    """In a network namespace of its own; the tests on hosts look at what the rules do."""
+    text = rules.read_text(encoding="utf-8")
+    # The user whom this machine has.
+    (directory / "rules.nft").write_text(text.replace('"mailworker"', '"nobody"'), encoding="utf-8")
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--net", "nft", "--check", "--file", str(directory / "rules.nft")],
+        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("this user may have no network namespace; the tests on hosts load the rules")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def expect_systemd_takes(units: Sequence[Path], program: str, directory: Path) -> None:
+    """Verifies the last one, with the others beside it; `program` is what this machine needn't have."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("this machine has no systemd; the tests on hosts start the units")
+    for unit in units:
+        text = unit.read_text(encoding="utf-8").replace(program, "/bin/true")
+        (directory / unit.name).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [analyze, "verify", str(directory / units[-1].name)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,12 @@
 """Each rendered file, read by the program that it is for."""
 
 import configparser
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from supervisor.options import ServerOptions
 
-from tests.templates.conftest import GOOD
+from tests.templates.conftest import GOOD, expect_nft_takes, expect_systemd_takes
 from worker.settings import ENV_FILE_VARIABLE, load_settings
 
 
@@ -59,31 +56,11 @@ def test_no_secret_is_in_the_programs(rendered: Path) -> None:
 
 
 def test_systemd_takes_the_unit(rendered: Path, tmp_path: Path) -> None:
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("this machine has no systemd; Molecule's scenario starts the unit")
-    unit = tmp_path / "supervisor.service"
-    text = (rendered / "supervisor.service").read_text(encoding="utf-8")
-    unit.write_text(text.replace("/opt/supervisor/venv/bin/supervisord", "/bin/true"), encoding="utf-8")
-    done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    expect_systemd_takes([rendered / "supervisor.service"], "/opt/supervisor/venv/bin/supervisord", tmp_path)
 
 
 def test_nftables_takes_the_rules(rendered: Path, tmp_path: Path) -> None:
-    """In a network namespace of its own; Molecule's scenario looks at what the rules do."""
-    rules = tmp_path / "rules.nft"
-    text = (rendered / "firewall.nft").read_text(encoding="utf-8")
-    rules.write_text(text.replace('"mailworker"', '"nobody"'), encoding="utf-8")
-    done = subprocess.run(
-        ["unshare", "--map-root-user", "--net", "nft", "--check", "--file", str(rules)],
-        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "unshare" in done.stderr:
-        pytest.skip("this user may have no network namespace; Molecule's scenario loads the rules")
-    assert (done.returncode, done.stderr) == (0, "")
+    expect_nft_takes(rendered / "firewall.nft", tmp_path)
 
 
 def test_the_firewall_lets_the_worker_reach_its_services_only(rendered: Path) -> None:
