@@ -14,6 +14,11 @@ from pathlib import Path
 from testbed.errors import TestbedError
 from testbed.paths import CACHE, RUN
 
+_STORE = CACHE / "podman"
+_OWN_FILES = (
+    *("--root", str(_STORE), "--runroot", str(RUN / "containers"), "--tmpdir", str(RUN / "libpod")),
+    *("--network-config-dir", str(CACHE / "networks")),
+)
 _NAMESPACE_PID = RUN / "namespace.pid"
 _HOLDER = "mail-worker-testbed-namespace"
 _NAMESPACE_SCRIPT = f"""
@@ -56,11 +61,14 @@ def command() -> list[str]:
     if shutil.which("podman") is None:
         raise TestbedError("podman is missing: run testbed/bootstrap.sh containers.")
     RUN.mkdir(mode=0o700, exist_ok=True)
-    store = ["--root", str(CACHE / "store"), "--runroot", str(RUN / "containers")]
     if _has_cgroup2():
-        return ["podman", *store]
+        return ["podman", *_OWN_FILES]
+    return _command_in(_namespace())
+
+
+def _command_in(holder: int) -> list[str]:
     # Where /sys/fs/cgroup can't be v2, resource limits usually can't be raised either, which crun insists on.
-    return ["nsenter", "--target", str(_namespace()), "--mount", "podman", "--runtime", "runc", *store]
+    return ["nsenter", "--target", str(holder), "--mount", "podman", "--runtime", "runc", *_OWN_FILES]
 
 
 def environment() -> dict[str, str]:
@@ -79,7 +87,7 @@ def leave_nothing() -> None:
     holder = _holder()
     if holder is not None:
         os.kill(holder, signal.SIGTERM)
-    for mount in reversed(_mounts_below(CACHE / "store")):
+    for mount in reversed(_mounts_below(_STORE)):
         subprocess.run(["umount", mount], check=False)
     shutil.rmtree(RUN, ignore_errors=True)
 
@@ -93,6 +101,11 @@ def _namespace() -> int:
     holder = _holder()
     if holder is not None:
         return holder
+    stale = _NAMESPACE_PID.exists()
+    if stale:
+        # Without these podman does as after a boot; /run isn't emptied by one everywhere.
+        for state in ("containers", "libpod"):
+            shutil.rmtree(RUN / state, ignore_errors=True)
     process = subprocess.Popen(
         ["unshare", "--mount", "bash", "-c", _NAMESPACE_SCRIPT],
         stdin=subprocess.DEVNULL,
@@ -103,11 +116,21 @@ def _namespace() -> int:
     _NAMESPACE_PID.write_text(str(process.pid), encoding="ascii")
     for _ in range(100):
         if _holder() is not None:
-            return process.pid
+            break
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    raise TestbedError("A private mount namespace with cgroup v2 can't be made: boot the host with cgroup v2.")
+    if _holder() is None:
+        raise TestbedError("A private mount namespace with cgroup v2 can't be made: boot the host with cgroup v2.")
+    if stale:
+        _remove_what_died(process.pid)
+    return process.pid
+
+
+def _remove_what_died(holder: int) -> None:
+    """The last holder ended without `down`, by a reboot perhaps; the containers' networks went with it."""
+    for words in (("rm", "--all", "--force"), ("network", "prune", "--force")):
+        subprocess.run([*_command_in(holder), *words], env=environment(), capture_output=True, check=False)
 
 
 def _holder() -> int | None:
