@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock
+.PHONY: help setup demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
 
 PYTHON := .venv/bin/python
 # The test bed's containers need root; the other verbs don't. What root leaves in the checkout, its user couldn't delete.
@@ -27,6 +27,16 @@ demo-inbox: ## Show the mails that the demo's SMTP server accepted last
 
 demo-down: ## Remove everything that the demo started
 	@$(SUDO) $(PYTHON) -m demo down
+
+deploy: ## Roll the worker and its settings out to all hosts (for these verbs: ARGS="--limit mail1 --ask-vault-pass")
+rollback: ## Go back to the release that ran before
+drain: ## Let hosts finish what they send, and take no more
+resume: ## Let them take mails again
+status: ## Show the hosts' releases and processes, and the queue
+verify: ## Ask the services from each host, and see whether its processes send
+retire: ## Drain hosts for good and wipe their secrets
+deploy rollback drain resume status verify retire:
+	@.venv/bin/ansible-playbook playbooks/$@.yml $(ARGS)
 
 test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule
 	@testbed/bootstrap.sh lint containers

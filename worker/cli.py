@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import redis
 
@@ -11,6 +12,9 @@ from worker import __version__, operator_commands
 from worker.errors import MailWorkerError, SettingsError
 from worker.redis_client import connect, explain
 from worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from worker.checks import Finding
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
@@ -52,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     add("record", _record, "Write results to Supabase until stopped (supervisord runs this).")
     check = add("check", _check, "Check settings, Redis, Supabase and the mail server or API, each with the fix.")
     check.add_argument("--settings", action="store_true", help="check the settings only, without any connection")
+    verify = add("verify", _verify, "Wait until a host's processes are heard of and send (a deploy's gate runs this).")
+    verify.add_argument("--expect", action="append", default=[], metavar="NAME=PID", type=_expectation)
+    verify.add_argument("--canary", default="", metavar="ADDRESS", help="send a mail there on a campaign mail's path")
+    verify.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     add("status", _status, "Show the queue, the processes and the open campaigns.")
     send_test = add("send-test", _send_test, "Send one test mail past the queue.")
     send_test.add_argument("address", metavar="ADDRESS")
@@ -113,8 +121,23 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
         return 0
     from worker.checks import run_checks
 
+    return _report(run_checks(settings))
+
+
+def _expectation(text: str) -> tuple[str, int]:
+    name, _, pid = text.rpartition("=")
+    return name, int(pid)
+
+
+def _verify(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.verify import verify
+
+    return _report(verify(settings, dict(options.expect), options.canary, options.timeout))
+
+
+def _report(findings: Iterable["Finding"]) -> int:
     well = True
-    for finding in run_checks(settings):
+    for finding in findings:
         print(finding, flush=True)
         well = well and finding.ok
     return 0 if well else 1

@@ -71,7 +71,7 @@ class Options:
 
 
 class Delivery:
-    """Delivers jobs by one transport and account. Its waits end early once the process is stopping."""
+    """Delivers jobs by one transport and account. Its waits end early once the process is stopping. `sent` counts."""
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class Delivery:
         self._options = options
         self._outage = Outage(gate)
         self._accepted_at = -OTHERS_SECONDS
+        self.sent = 0
         self._claimants = (f"{process}:{number}" for number in itertools.count())
 
     async def deliver(self, job: Job, identity: str, attempts: int, slow_downs: int) -> Disposition:
@@ -168,6 +169,7 @@ class Delivery:
             case Sent(reply=reply):
                 self._accepted_at = asyncio.get_running_loop().time()
                 await attempt.record(outcome)
+                self.sent += 1
                 logger.info("sent %s: %s", mail.message_id, reply)
                 return Done()
             case Failed(reason=reason):

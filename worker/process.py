@@ -10,7 +10,6 @@ from uuid import uuid4
 import redis
 import uvloop
 
-from worker import __version__
 from worker.account import Account, Gate
 from worker.actors import declare_actors
 from worker.broker import MailBroker
@@ -18,7 +17,7 @@ from worker.control import AsyncControl
 from worker.delivery import Delivery, Options
 from worker.ledger import LedgerOptions, RedisLedger
 from worker.message_queue import WAIT_SECONDS, MessageQueue
-from worker.processes import Process, forget, process_name
+from worker.processes import Process, forget, process_name, running_version
 from worker.redis_client import connect, connect_async, explain
 from worker.runner import MailWorker, Rhythm
 from worker.settings import Settings
@@ -85,9 +84,13 @@ async def _run(settings: Settings) -> None:
         gate,
         concurrency=settings.concurrency,
         rhythm=Rhythm(settings.dead_after_seconds),
-        describe=lambda: Process(name, __version__, os.getpid(), settings.concurrency, time.time()),
+        describe=lambda: Process(
+            name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
+        ),
     )
-    logger.info("%s %s sends by %s, %d mails at once.", name, __version__, destination(settings), settings.concurrency)
+    logger.info(
+        "%s %s sends by %s, %d mails at once.", name, running_version(), destination(settings), settings.concurrency
+    )
     stopped = asyncio.create_task(_announce(stopping, settings))
     await worker.run(stopping, settings.stop_timeout_seconds)
     await stopped

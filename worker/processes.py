@@ -5,10 +5,12 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import redis
 import redis.asyncio
@@ -25,13 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What a process tells about itself. `seen_at` is in seconds since 1970, by its own clock."""
+    """What a process tells about itself. `seen_at` is in seconds since 1970, by its own clock; `sent` counts the mails
+    that it has sent since its start."""
 
     name: str
     version: str
     pid: int
     concurrency: int
     seen_at: float
+    sent: int = 0
 
     def as_json(self) -> str:
         """One line for Redis."""
@@ -41,6 +45,12 @@ class Process:
 def this_month() -> str:
     """As the commands of a month are filed: 2026-11."""
     return datetime.now(UTC).strftime("%Y-%m")
+
+
+def running_version() -> str:
+    """The release that this process runs from (`/opt/mail-worker/releases/RELEASE/venv`), or else the version."""
+    release = Path(sys.prefix).resolve().parent
+    return release.name if release.parent.name == "releases" else __version__
 
 
 def process_name(host_name: str, kind: str) -> str:
@@ -72,7 +82,7 @@ class Heartbeat:
         reported = 0
         while True:
             commands = self._client.commands
-            process = Process(self._name, __version__, os.getpid(), self._concurrency, time.time())
+            process = Process(self._name, running_version(), os.getpid(), self._concurrency, time.time())
             try:
                 self._client.hset(keys.PROCESSES, self._name, process.as_json())
                 self._client.hincrby(keys.COMMANDS, this_month(), commands - reported)
@@ -95,9 +105,15 @@ def alive(client: "redis.Redis") -> list[Process]:
     Raises:
         redis.RedisError: Redis is away.
     """
-    processes = [Process(**json.loads(value)) for value in client.hvals(keys.PROCESSES)]
+    processes = [_read(value) for value in client.hvals(keys.PROCESSES)]
     now = time.time()
     return sorted(
         (process for process in processes if now - process.seen_at < SILENT_AFTER_SECONDS),
         key=lambda process: process.name,
     )
+
+
+def _read(line: bytes | str) -> Process:
+    # Another release's processes may tell more.
+    known = {field.name for field in fields(Process)}
+    return Process(**{name: value for name, value in json.loads(line).items() if name in known})

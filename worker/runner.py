@@ -98,6 +98,7 @@ class MailWorker(dramatiq.Worker):
         self._due_at: float | None = None
         self._due_changed = asyncio.Event()
         self._last_beat = 0.0
+        self._first_mail_is_told = False
         self._beating_since: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -204,6 +205,10 @@ class MailWorker(dramatiq.Worker):
         # An idle process beats early when a delayed message is due: that brings it back. A busy one fetches anyway.
         while True:
             self._due_changed.clear()
+            if not self._first_mail_is_told and self._describe().sent:
+                # A deploy waits for this word.
+                self._first_mail_is_told = True
+                return
             early = self._due_at if self._wait is not None and self._due_at is not None else at
             seconds = min(early, at) - time.monotonic()
             try:
@@ -337,6 +342,8 @@ class MailWorker(dramatiq.Worker):
         if message is not None and signal:
             self.broker.emit_after(signal, message)
         self._in_hand.discard(settlement.redis_message_id)
+        if not self._first_mail_is_told:
+            self._due_changed.set()
 
     def _next_due(self, seconds: float | None) -> None:
         # An earlier time that lies ahead stays: Redis doesn't know yet what this process has just postponed.

@@ -20,7 +20,7 @@ def send_test(settings: Settings, address: str) -> str:
     Raises:
         MailRefused, TransportUnavailable: with the server's words and the way out.
     """
-    job = _job(settings, address)
+    job = test_job(settings, address)
     outcome = asyncio.run(_send(settings, job))
     match outcome:
         case Sent(reply=reply):
@@ -48,7 +48,7 @@ async def _send(settings: Settings, job: Job) -> object:
         await transport.close()
 
 
-def _job(settings: Settings, address: str) -> Job:
+def test_job(settings: Settings, address: str) -> Job:
     try:
         to = parse_address(address, "ADDRESS")
     except InvalidJob as error:

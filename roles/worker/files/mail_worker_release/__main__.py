@@ -1,0 +1,184 @@
+"""The command `mail-worker-release`. Exit codes: 0 well, 1 not well (the last line says why), 2 wrong arguments."""
+
+import argparse
+import contextlib
+import fcntl
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mail_worker_release import drain, gate, records, switch
+from mail_worker_release.errors import GateFailed, ReleaseError
+from mail_worker_release.host import Host, read_json
+from mail_worker_release.supervisor import Supervisor
+
+#: Another run of this command on the host may be ending still, one whose controller died.
+OTHER_RUN_SECONDS = 300.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command."""
+    # A controller that dies in the middle must not leave half a switch.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    options = _parser().parse_args(arguments)
+    host = Host(options.root)
+    try:
+        with _alone(host):
+            return int(options.command(host, Supervisor(host.supervisor_socket), options))
+    except GateFailed as error:
+        if error.log:
+            say("The log ends with:")
+        for line in error.log:
+            say(f"  {line}")
+        say(str(error))
+    except ReleaseError as error:
+        say(str(error))
+    except OSError as error:
+        say(f"{error.strerror or error}: {error.filename or host.directory}. Solve it, and do the same again.")
+    return 1
+
+
+def say(line: str) -> None:
+    """Prints a line, whether or not somebody listens still."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _alone(host: Host) -> Iterator[None]:
+    deadline = time.monotonic() + OTHER_RUN_SECONDS
+    with (host.root / "run/mail-worker-release.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ReleaseError("Another mail-worker-release is at work on this host: wait for it.") from None
+                time.sleep(0.2)
+        yield
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mail-worker-release", description="The releases of this host's mail worker.")
+    parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
+    parser.add_argument("--by", default="somebody on the host", help="who does it, for deploys.log")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=text, description=text)
+        subparser.set_defaults(command=command)
+        return subparser
+
+    add("status", _status, "Show the releases, the processes, and whether the host is drained or locked.")
+    rollback = add("rollback", _rollback, "Go back to the release before, or to a named one, without any network.")
+    rollback.add_argument("release", nargs="?", default="", metavar="RELEASE")
+    verify = add("verify", _verify, "See whether the processes that run prove themselves.")
+    verify.add_argument("--verify", type=float, default=60.0, metavar="SECONDS")
+    verify.add_argument("--canary", default="", metavar="ADDRESS")
+    drain_command = add("drain", _drain, "Stop taking mails, after a reboot too, until resume.")
+    drain_command.add_argument("--why", default="no reason given")
+    add("resume", _resume, "Take mails again.")
+    switch_command = add("switch", _switch, "Run a release that is on the host (playbooks/deploy.yml does this).")
+    switch_command.add_argument("release", metavar="RELEASE")
+    switch_command.add_argument("--environment", type=Path, required=True, metavar="FILE")
+    switch_command.add_argument("--programs", type=Path, required=True, metavar="FILE")
+    switch_command.add_argument("--watch", type=float, default=5.0, metavar="SECONDS")
+    switch_command.add_argument("--verify", type=float, default=60.0, metavar="SECONDS")
+    switch_command.add_argument("--max-rss", type=int, default=0, metavar="MB")
+    switch_command.add_argument("--canary", default="", metavar="ADDRESS")
+    prune = add("prune", _prune, "Remove old releases.")
+    prune.add_argument("--keep", type=int, default=3)
+    lock = add("lock", _lock, "Keep other deploys off this host.")
+    lock.add_argument("--run", required=True)
+    lock.add_argument("--why", required=True)
+    lock.add_argument("--take-over", default="", metavar="RUN", help="a run that is dead; 'any' for each")
+    unlock = add("unlock", _unlock, "Let other deploys onto this host.")
+    unlock.add_argument("--run", required=True)
+    return parser
+
+
+def _status(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    proven, before = records.read_proven(host), switch.read_before(host)
+    if proven is None:
+        say("release    none has proven itself yet")
+    else:
+        earlier = ", ".join(proven.previous) or "none"
+        say(f"release    {host.release_in_place()}; before it: {earlier}")
+    if before is not None:
+        say(f"UNPROVEN   a deploy was interrupted; before it {before.release} ran: deploy again, or roll back")
+    for path in sorted(host.releases.glob("*/failed")):
+        say(f"failed     {path.parent.name}: {path.read_text(encoding='utf-8').strip()}")
+    if (lock := read_json(host.lock)) is not None:
+        say(f"locked     by {lock['who']} since {lock['since']} ({lock['why']})")
+    if (drained := read_json(host.drained)) is not None:
+        say(f"drained    by {drained['by']} since {drained['since']} ({drained['why']})")
+    for process in supervisor.processes():
+        say(f"process    {process.full_name:<26} {process.state:<8} {gate.rss(process.pid):>4} MB")
+    return 0
+
+
+def _switch(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    wanted = switch.Setup(options.release, options.environment.read_bytes(), options.programs.read_bytes())
+    demands = gate.Demands(options.watch, options.verify, options.max_rss, options.canary)
+    if not switch.switch(host, supervisor, wanted, demands, options.by, say):
+        say(f"unchanged: {options.release} runs, with this environment and these programs")
+    return 0
+
+
+def _verify(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    drain.wait_until_up(host, supervisor)
+    demands = gate.Demands(0.0, options.verify, 0, options.canary)
+    for line in gate.prove(supervisor, host, switch.due_processes(host, supervisor), demands):
+        say(line)
+    return 0
+
+
+def _rollback(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    if (lock := read_json(host.lock)) is not None:
+        say(f"{lock['who']} has locked this host since {lock['since']} ({lock['why']}): stop that run if it lives")
+    release = switch.rollback(
+        host, supervisor, options.release, options.by, lambda: drain.wait_until_up(host, supervisor)
+    )
+    say(f"{release} runs again")
+    return 0
+
+
+def _drain(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    changed = drain.drain(host, supervisor, options.by, options.why)
+    say("drained: no mail leaves from this host until resume" if changed else "unchanged: it is drained already")
+    return 0
+
+
+def _resume(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    changed = drain.resume(host, supervisor, options.by)
+    say("resumed: this host sends again" if changed else "unchanged: it wasn't drained")
+    return 0
+
+
+def _prune(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    removed = switch.prune(host, options.keep)
+    say(f"removed {', '.join(removed)}" if removed else "unchanged: no release is to be removed")
+    return 0
+
+
+def _lock(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    held = read_json(host.lock)
+    if held is not None:
+        say(f"held by {held['run']}")
+    taken_from = records.take_lock(
+        host, options.run, options.by, options.why, lambda held: options.take_over in ("any", held["run"])
+    )
+    say(f"locked, taken over from {taken_from}" if taken_from else "locked")
+    return 0
+
+
+def _unlock(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    records.release_lock(host, options.run)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

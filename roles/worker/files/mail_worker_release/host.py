@@ -1,0 +1,130 @@
+"""Where a host keeps its releases and what belongs to them, and how a file is put in place whole."""
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The paths, below `root`."""
+
+    root: Path = Path("/")
+
+    @property
+    def directory(self) -> Path:
+        return self.root / "opt/mail-worker"
+
+    @property
+    def releases(self) -> Path:
+        return self.directory / "releases"
+
+    @property
+    def current(self) -> Path:
+        """Link to the release that processes start from."""
+        return self.directory / "current"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "etc/mail-worker/worker.env"
+
+    @property
+    def programs(self) -> Path:
+        """supervisord's programs as the deploy wrote them; drained hosts have others in `supervisor_programs`."""
+        return self.directory / "programs.conf"
+
+    @property
+    def supervisor_programs(self) -> Path:
+        return self.root / "etc/supervisor/conf.d/mail-worker.conf"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.root / "run/supervisor/supervisor.sock"
+
+    @property
+    def state(self) -> Path:
+        """What has proven itself."""
+        return self.directory / "state.json"
+
+    @property
+    def before(self) -> Path:
+        """A copy of what ran before a switch that isn't proven yet."""
+        return self.directory / "before"
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "lock.json"
+
+    @property
+    def drained(self) -> Path:
+        return self.directory / "drained.json"
+
+    @property
+    def audit(self) -> Path:
+        return self.directory / "deploys.log"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "var/log/mail-worker"
+
+    def release_in_place(self) -> str:
+        """The release that `current` leads to, "" without one."""
+        return self.current.readlink().name if self.current.is_symlink() else ""
+
+    def complete(self, release: str) -> bool:
+        """Whether a release was installed to its end."""
+        return bool(release) and (self.releases / release / "complete").is_file()
+
+
+def put(path: Path, content: bytes, mode: int, like: Path | None = None) -> None:
+    """Replaces a file in one step, so that nobody sees half of it, and a full disk leaves the old one."""
+    new = path.with_name(f"{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        new.unlink()
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if like is not None:
+                os.fchown(file.fileno(), like.stat().st_uid, like.stat().st_gid)
+            os.fchmod(file.fileno(), mode)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def point(link: Path, target: str) -> None:
+    """Makes a link lead elsewhere, in one step."""
+    new = link.with_name(f"{link.name}.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.replace(link)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A file of ours, or None without one; one that a dying host left broken counts as none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    put(path, (json.dumps(value, indent=1) + "\n").encode(), 0o644)
+
+
+def remove(directory: Path) -> None:
+    """Removes a directory; half of it is never left under its name."""
+    gone = directory.with_name(f"{directory.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    if directory.exists():
+        directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)

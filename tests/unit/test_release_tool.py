@@ -1,0 +1,280 @@
+"""`mail-worker-release` with a real supervisord: releases here are small scripts, which is all that it sees of them."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mail_worker_release import drain, switch
+from mail_worker_release.errors import GateFailed, ReleaseError
+from mail_worker_release.gate import Demands
+from mail_worker_release.host import Host, read_json
+from mail_worker_release.records import read_proven, release_lock, take_lock
+from mail_worker_release.supervisor import Supervisor
+from testbed.paths import CHECKOUT
+
+DEMANDS = Demands(watch_seconds=0.5, verify_seconds=0, max_rss_mb=80)
+STEADY = "import time\ntime.sleep(1000)"
+CRASHING = "raise SystemExit('no such table')"
+DYING = "import time\ntime.sleep(1.4)\nraise SystemExit('gone')"
+GREEDY = "import time\nheld = b'x' * (120 << 20)\ntime.sleep(1000)"
+
+_SUPERVISORD = """
+[supervisord]
+nodaemon=true
+logfile={root}/var/log/supervisord.log
+pidfile={root}/run/supervisor/supervisord.pid
+[unix_http_server]
+file={root}/run/supervisor/supervisor.sock
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[rpcinterface:fleet]
+supervisor.rpcinterface_factory=supervisor_fleet:make
+[include]
+files={root}/etc/supervisor/conf.d/*.conf
+"""
+_PROGRAM = """
+[program:{name}]
+command={python} {root}/opt/mail-worker/current/program.py
+process_name=%(program_name)s{number}
+{numprocs}
+autostart=true
+autorestart=true
+startsecs=1
+startretries=1
+redirect_stderr=true
+stdout_logfile={root}/var/log/mail-worker/%(program_name)s{number}.log
+"""
+
+
+class Fixture:
+    """A host in a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.host = Host(root)
+        self.said: list[str] = []
+        for name in ("opt/mail-worker/releases", "etc/mail-worker", "etc/supervisor/conf.d", "run/supervisor"):
+            (root / name).mkdir(parents=True)
+        (root / "var/log/mail-worker").mkdir(parents=True)
+        configuration = root / "etc/supervisor/supervisord.conf"
+        configuration.write_text(_SUPERVISORD.format(root=root), encoding="utf-8")
+        self._daemon = subprocess.Popen(
+            [Path(sys.executable).parent / "supervisord", "--configuration", configuration],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT / "roles/supervisor/files")},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.supervisor = Supervisor(self.host.supervisor_socket)
+        self._until_it_answers()
+
+    def _until_it_answers(self) -> None:
+        for _ in range(200):
+            try:
+                self.supervisor.processes()
+            except ReleaseError:
+                time.sleep(0.05)
+            else:
+                return
+        raise AssertionError("supervisord doesn't answer")
+
+    def end(self) -> None:
+        self._daemon.terminate()
+        self._daemon.wait(timeout=30)
+
+    def release(self, name: str, program: str = STEADY) -> str:
+        directory = self.host.releases / name
+        directory.mkdir()
+        (directory / "program.py").write_text(program, encoding="utf-8")
+        (directory / "complete").touch()
+        return name
+
+    def setup(self, release: str, *, workers: int = 1, environment: str = "A=1\n", option: str = "") -> switch.Setup:
+        programs = _PROGRAM.format(
+            name="mail-worker",
+            python=sys.executable,
+            root=self.root,
+            number="_%(process_num)02d",
+            numprocs=f"numprocs={workers}\n{option}",
+        ) + _PROGRAM.format(name="mail-recorder", python=sys.executable, root=self.root, number="", numprocs="")
+        return switch.Setup(release, environment.encode(), programs.encode())
+
+    def switch(self, setup: switch.Setup) -> bool:
+        return switch.switch(self.host, self.supervisor, setup, DEMANDS, "ann", self.said.append)
+
+    def rollback(self, release: str = "") -> str:
+        return switch.rollback(
+            self.host, self.supervisor, release, "ann", lambda: drain.wait_until_up(self.host, self.supervisor)
+        )
+
+    def pids(self) -> dict[str, int]:
+        return {process.name: process.pid for process in self.supervisor.processes() if process.state == "RUNNING"}
+
+    def runs(self, release: str) -> None:
+        """Expects `release` to be in place, proven and running."""
+        assert self.host.release_in_place() == release
+        proven = read_proven(self.host)
+        assert proven is not None
+        assert proven.release == release
+        assert not self.host.before.exists()
+        assert set(self.pids()) == {"mail-recorder", "mail-worker_00"}
+
+
+@pytest.fixture
+def fixture() -> Iterator[Fixture]:
+    # A socket's path can't be long.
+    with tempfile.TemporaryDirectory() as directory:
+        fixture = Fixture(Path(directory))
+        try:
+            fixture.switch(fixture.setup(fixture.release("1")))
+            fixture.runs("1")
+            yield fixture
+        finally:
+            fixture.end()
+
+
+def test_an_upgrade_and_two_rollbacks(fixture: Fixture) -> None:
+    first = fixture.pids()
+    assert fixture.switch(fixture.setup(fixture.release("2")))
+    assert not set(first.values()) & set(fixture.pids().values())
+    fixture.switch(fixture.setup(fixture.release("3")))
+    fixture.runs("3")
+    assert fixture.rollback() == "2"
+    fixture.runs("2")
+    assert fixture.rollback() == "1"
+    fixture.runs("1")
+    with pytest.raises(ReleaseError, match="isn't on this host; there is: 1, 2, 3"):
+        fixture.rollback()
+    assert fixture.rollback("3") == "3"
+    fixture.runs("3")
+    lines = fixture.host.audit.read_text(encoding="utf-8").splitlines()
+    assert [line.partition(" ")[2] for line in lines[:3]] == ["ann: 1 runs", "ann: 2 runs, was 1", "ann: 3 runs, was 2"]
+    assert lines[-1].endswith("ann: back to 3 from 1")
+
+
+def test_what_changes_nothing_restarts_nothing(fixture: Fixture) -> None:
+    before = fixture.pids()
+    assert not fixture.switch(fixture.setup("1"))
+    assert fixture.pids() == before
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        (CRASHING, "doesn't start: supervisord says"),
+        (DYING, "ended and is"),
+        (GREEDY, "MB of memory, but 80 MB is the most"),
+    ],
+)
+def test_a_broken_release_is_taken_back(fixture: Fixture, program: str, sentence: str) -> None:
+    fixture.release("2", program)
+    with pytest.raises(GateFailed, match=sentence) as caught:
+        fixture.switch(fixture.setup("2"))
+    fixture.runs("1")
+    assert sentence in (fixture.host.releases / "2/failed").read_text(encoding="utf-8")
+    if program == CRASHING:
+        assert "no such table" in caught.value.log
+    assert "2" not in switch.prune(fixture.host, 1)  # Somebody may want to look into it.
+
+
+def test_a_bad_environment_is_taken_back(fixture: Fixture) -> None:
+    fixture.release("2", CRASHING)
+    with pytest.raises(GateFailed):
+        fixture.switch(fixture.setup("2", environment="A=2\n", workers=3))
+    fixture.runs("1")
+    assert fixture.host.environment.read_text(encoding="utf-8") == "A=1\n"
+
+
+def test_only_the_difference_starts_and_stops(fixture: Fixture) -> None:
+    one = fixture.pids()
+    assert fixture.switch(fixture.setup("1", workers=3))
+    three = fixture.pids()
+    assert len(three) == 4
+    assert one.items() <= three.items()
+    assert fixture.switch(fixture.setup("1", workers=1))
+    assert fixture.pids() == one
+    # As `supervisorctl update` sees it, nothing is left to do.
+    assert fixture.supervisor._call("supervisor.reloadConfig") == [[[], [], []]]
+
+
+def test_options_of_the_workers_dont_restart_the_recorder(fixture: Fixture) -> None:
+    before = fixture.pids()
+    assert fixture.switch(fixture.setup("1", option='environment=WORKER_CONCURRENCY="7"'))
+    after = fixture.pids()
+    assert after["mail-recorder"] == before["mail-recorder"]
+    assert after["mail-worker_00"] != before["mail-worker_00"]
+
+
+def interrupt(fixture: Fixture, release: str) -> None:
+    """As if the host had died after the switch, before any restart."""
+    in_place = switch.read_setup(fixture.host)
+    assert in_place is not None
+    in_place.keep(fixture.host.before)
+    fixture.setup(release, environment="A=2\n").put_in_place(fixture.host)
+
+
+def test_an_interrupted_switch_is_finished(fixture: Fixture) -> None:
+    before = fixture.pids()
+    interrupt(fixture, fixture.release("2"))
+    assert fixture.switch(fixture.setup("2", environment="A=2\n"))
+    fixture.runs("2")
+    assert not set(before.values()) & set(fixture.pids().values())
+
+
+def test_an_interrupted_switch_is_undone(fixture: Fixture) -> None:
+    interrupt(fixture, fixture.release("2"))
+    assert fixture.rollback() == "1"
+    fixture.runs("1")
+    assert fixture.host.environment.read_text(encoding="utf-8") == "A=1\n"
+
+
+def test_an_interrupted_switch_that_fails_goes_back_to_what_ran(fixture: Fixture) -> None:
+    interrupt(fixture, fixture.release("2", CRASHING))
+    with pytest.raises(GateFailed):
+        fixture.switch(fixture.setup("2", environment="A=2\n"))
+    fixture.runs("1")
+
+
+def test_a_drained_host_stays_drained(fixture: Fixture) -> None:
+    assert drain.drain(fixture.host, fixture.supervisor, "ann", "new disk")
+    assert set(fixture.pids()) == {"mail-recorder"}
+    assert not drain.drain(fixture.host, fixture.supervisor, "ann", "new disk")
+    assert "autostart=false" in fixture.host.supervisor_programs.read_text(encoding="utf-8")
+    assert fixture.switch(fixture.setup(fixture.release("2")))
+    assert set(fixture.pids()) == {"mail-recorder"}
+    assert drain.resume(fixture.host, fixture.supervisor, "ann")
+    fixture.runs("2")
+    assert "autostart=false" not in fixture.host.supervisor_programs.read_text(encoding="utf-8")
+    assert not drain.resume(fixture.host, fixture.supervisor, "ann")
+
+
+def test_old_releases_go(fixture: Fixture) -> None:
+    for name in "23":
+        fixture.release(name)
+    fixture.switch(fixture.setup(fixture.release("4")))
+    assert switch.prune(fixture.host, 2) == ["2"]
+    assert switch.prune(fixture.host, 1) == ["3"]  # 1 ran before: a rollback leads there.
+    fixture.runs("4")
+
+
+def test_the_lock(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.directory.mkdir(parents=True)
+    assert take_lock(host, "ann@laptop:1", "ann@laptop", "deploy", lambda held: False) == ""
+    with pytest.raises(ReleaseError, match=r"ann@laptop has locked this host since .* \(deploy\)"):
+        take_lock(host, "bob@desk:2", "bob@desk", "deploy", lambda held: False)
+    assert "ann@laptop, deploy" in take_lock(host, "bob@desk:2", "bob@desk", "deploy", lambda held: True)
+    release_lock(host, "ann@laptop:1")
+    assert read_json(host.lock) is not None
+    release_lock(host, "bob@desk:2")
+    assert read_json(host.lock) is None
+
+
+def test_without_supervisord_a_sentence_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=r"supervisord doesn't answer at .*: look at systemctl status supervisor"):
+        Supervisor(tmp_path / "no.sock").processes()
