@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mail_worker_release import drain, gate, records, switch
+from mail_worker_release import build, drain, gate, records, switch
 from mail_worker_release.errors import GateFailed, ReleaseError
 from mail_worker_release.host import Host, read_json
 from mail_worker_release.supervisor import Supervisor
@@ -81,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     drain_command = add("drain", _drain, "Stop taking mails, after a reboot too, until resume.")
     drain_command.add_argument("--why", default="no reason given")
     add("resume", _resume, "Take mails again.")
+    build_command = add("build", _build, "Build a release beside the one that runs (playbooks/deploy.yml does this).")
+    build_command.add_argument("release", metavar="RELEASE")
+    build_command.add_argument("wheel", type=Path, metavar="WHEEL")
+    build_command.add_argument("--wheelhouse", type=Path, metavar="DIRECTORY", help="take every wheel from there")
     switch_command = add("switch", _switch, "Run a release that is on the host (playbooks/deploy.yml does this).")
     switch_command.add_argument("release", metavar="RELEASE")
     switch_command.add_argument("--environment", type=Path, required=True, metavar="FILE")
@@ -117,6 +121,12 @@ def _status(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> 
         say(f"drained    by {drained['by']} since {drained['since']} ({drained['why']})")
     for process in supervisor.processes():
         say(f"process    {process.full_name:<26} {process.state:<8} {gate.rss(process.pid):>4} MB")
+    return 0
+
+
+def _build(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    built = build.build(host, options.release, options.wheel, options.wheelhouse, say)
+    say(f"built {options.release}" if built else f"unchanged: {options.release} is there")
     return 0
 
 

@@ -1,0 +1,99 @@
+"""Building a release beside the one that runs: a venv from a wheel and the hash-locked list that is in it.
+
+Nothing is compiled, and pip isn't asked for what another release of the host has already: with the same list and the
+same Python, the new venv's files are links to that one's.
+"""
+
+import os
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+from mail_worker_release.errors import ReleaseError
+from mail_worker_release.host import Host, remove
+from mail_worker_release.switch import Say
+
+_LIST = "worker/requirements.txt"
+_PIP = ("-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check", "--no-warn-script-location")
+
+
+def build(host: Host, release: str, wheel: Path, wheelhouse: Path | None, say: Say) -> bool:
+    """Builds a release unless it's there already; returns whether anything had to be done.
+
+    Args:
+        wheelhouse: a directory of wheels; with it pip asks no index.
+
+    Raises:
+        ReleaseError: it can't be built. What was made of it goes with the next try.
+    """
+    if host.complete(release):
+        return False
+    directory = host.releases / release
+    remove(directory)
+    directory.mkdir(mode=0o755)
+    shutil.copy(wheel, directory)
+    wheel = directory / wheel.name
+    requirements = directory / "requirements.txt"
+    with zipfile.ZipFile(wheel) as archive:
+        requirements.write_bytes(archive.read(_LIST))
+    python = directory / "venv/bin/python"
+    donor = _donor(host, directory)
+    if donor is None:
+        _run("python3", "-m", "venv", str(directory / "venv"))
+        source = ("--no-index", f"--find-links={wheelhouse}") if wheelhouse else ()
+        _run(str(python), *_PIP, "--require-hashes", "--only-binary=:all:", *source, f"--requirement={requirements}")
+    else:
+        say(f"with the dependencies of {donor.name}")
+        _link(donor, directory)
+    _run(str(python), *_PIP, "--no-deps", "--no-index", "--force-reinstall", str(wheel))
+    # The programs run without docstrings, and may not write where their code is.
+    environment = {"PYTHONOPTIMIZE": "2", "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
+    _run(str(python), "-m", "worker.bytecode", environment=environment)
+    _run(str(directory / "venv/bin/mail-worker"), "--version")
+    (directory / "complete").write_text(f"{release}\n", encoding="utf-8")
+    return True
+
+
+def _donor(host: Host, directory: Path) -> Path | None:
+    """A complete release with the same list, made with the Python that this host has now."""
+    wanted = (directory / "requirements.txt").read_bytes()
+    version = _version(Path("/usr/bin/python3"))
+    for complete in sorted(host.releases.glob("*/complete"), key=lambda path: path.stat().st_mtime, reverse=True):
+        requirements = complete.with_name("requirements.txt")
+        if (
+            requirements.is_file()
+            and requirements.read_bytes() == wanted
+            and _version(complete.with_name("venv") / "bin/python") == version
+        ):
+            return complete.parent
+    return None
+
+
+def _version(python: Path) -> str:
+    done = subprocess.run([python, "-VV"], capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else f"no {python}"
+
+
+def _link(donor: Path, directory: Path) -> None:
+    """Links the donor's files; whatever writes one of them anew, pip and Python, makes a file of its own."""
+    shutil.copytree(donor / "venv", directory / "venv", symlinks=True, copy_function=os.link)
+    # Python keeps bytecode below the whole path of its source.
+    kept, wanted = (path / "bytecode" / str(path / "venv").lstrip("/") for path in (donor, directory))
+    if kept.is_dir():
+        shutil.copytree(kept, wanted, copy_function=os.link)
+        system = donor / "bytecode/usr"
+        if system.is_dir():
+            shutil.copytree(system, directory / "bytecode/usr", copy_function=os.link)
+
+
+def _run(*command: str, environment: dict[str, str] | None = None) -> None:
+    # Debian's list of certificates, which may have more than pip's own.
+    trust = {"PIP_CERT": "/etc/ssl/certs/ca-certificates.crt"}
+    done = subprocess.run(
+        command, env={**os.environ, **trust, **(environment or {})}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise ReleaseError(f"{Path(command[0]).name} {command[1]}: {(errors or lines)[-1]}")
