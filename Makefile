@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
+.PHONY: on-services help setup demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
 
 PYTHON := .venv/bin/python
 # The test bed's containers need root; the other verbs don't. What root leaves in the checkout, its user couldn't delete.
@@ -40,7 +40,9 @@ deploy rollback drain resume status verify retire:
 
 test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule
 	@testbed/bootstrap.sh lint containers
-	@$(MAKE) --no-print-directory lint unit integration e2e molecule test-down
+	@$(MAKE) --no-print-directory lint unit
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line on-services molecule
+	@$(MAKE) --no-print-directory test-down
 	@echo "test: all passed"
 
 lint:
@@ -54,6 +56,10 @@ lint:
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
 
+# Beside Molecule's: they wait for the network more than they work.
+on-services:
+	@$(MAKE) --no-print-directory integration e2e
+
 integration:
 	$(SUDO) $(PYTHON) -m testbed up test --services --vps 2
 	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/integration
@@ -66,9 +72,7 @@ molecule:
 	$(SUDO) env PATH="$(PATH)" molecule test --all
 
 test-down: ## Remove everything that the tests started
-	@$(SUDO) $(PYTHON) -m testbed down test
-	@$(SUDO) $(PYTHON) -m testbed down molecule
-	@$(SUDO) $(PYTHON) -m testbed down hardening
+	@for name in test molecule hardening deploy cluster redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
 
 lock: ## Write uv.lock and the hosts' hash-locked lists anew after a change in pyproject.toml
 	@testbed/lock.sh

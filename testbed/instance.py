@@ -105,6 +105,10 @@ class Instance:
             check=False,
         )
 
+    def write(self, host: str, path: str, text: str) -> None:
+        """Writes a file on a host; its content is on no command line."""
+        podman("exec", "-i", self.container(host), "tee", path, input_text=text)
+
     def copy_in(self, host: str, source: Path, target: str) -> None:
         """Copies a file to a host."""
         podman("cp", str(source), f"{self.container(host)}:{target}")

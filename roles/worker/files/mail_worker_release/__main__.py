@@ -109,7 +109,7 @@ def _status(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> 
     if proven is None:
         say("release    none has proven itself yet")
     else:
-        earlier = ", ".join(proven.previous) or "none"
+        earlier = ", ".join(name for name in proven.previous if host.complete(name)) or "none"
         say(f"release    {host.release_in_place()}; before it: {earlier}")
     if before is not None:
         say(f"UNPROVEN   a deploy was interrupted; before it {before.release} ran: deploy again, or roll back")

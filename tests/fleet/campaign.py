@@ -1,0 +1,62 @@
+"""A campaign that runs all the while, at a steady rate, counted at the SMTP server."""
+
+import itertools
+import time
+from pathlib import Path
+
+from demo.campaign import Campaign
+from demo.tally import Tally, tally
+from testbed.services import Services
+from worker.processes import alive
+from worker.producer import enqueue, read_jobs
+from worker.redis_client import connect
+from worker.settings import Secret
+
+DONE_WITHIN_SECONDS = 240.0
+
+
+class SteadyCampaign:
+    """Queued as a whole; the fleet's `worker_mail_rate` makes it steady."""
+
+    def __init__(self, services: Services, redis_url: str, recipients: int, directory: Path) -> None:
+        self._services = services
+        self._campaign = Campaign.invent(recipients)
+        self._campaign.insert(services.database_url)
+        jobs = directory / f"{self._campaign.tag}.jsonl"
+        self._campaign.write_jobs(jobs)
+        for _ in enqueue(connect(Secret(redis_url)), (job for _, job in read_jobs(jobs))):
+            pass
+
+    @property
+    def accepted(self) -> int:
+        return len(self._times())
+
+    def longest_pause(self, since: float, until: float) -> float:
+        """In seconds, between two accepted mails of the fleet."""
+        times = [since, *(moment for moment in self._times() if since < moment < until), until]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
+
+    def wait_for(self, mails: int) -> None:
+        """Until so many more were accepted."""
+        wanted = self.accepted + mails
+        deadline = time.monotonic() + DONE_WITHIN_SECONDS
+        while self.accepted < wanted:
+            assert time.monotonic() < deadline, f"{self.accepted} of {wanted} mails were accepted"
+            time.sleep(0.5)
+
+    def finish(self) -> Tally:
+        """Waits for its end."""
+        deadline = time.monotonic() + DONE_WITHIN_SECONDS
+        while not (result := tally(self._services, self._campaign)).accounted_for:
+            assert time.monotonic() < deadline, result
+            time.sleep(1)
+        return result
+
+    def _times(self) -> list[float]:
+        mark = f".{self._campaign.tag}@"
+        return sorted(float(line["time"]) for line in self._services.accepted() if mark in line["rcpt"])
+
+
+def releases(redis_url: str) -> dict[str, str]:
+    """Each worker process of the fleet, with its release."""
+    return {process.name: process.version for process in alive(connect(Secret(redis_url))) if process.concurrency}

@@ -1,0 +1,71 @@
+"""A broker of one's own, two workers, one more, one less, while a campaign runs: molecule/cluster calls it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+
+from tests.fleet.campaign import SteadyCampaign, releases
+from tests.fleet.conftest import Fleet
+
+RECIPIENTS = 8_000
+BROKER, ADDED, RETIRED = "mail4", "mail3", "mail1"
+PASSWORDS = {f"redis_{user}_password": token_hex(16) for user in ("worker", "app", "admin", "backup")}
+
+
+def test_hosts_come_and_go_under_a_campaign(
+    fleet: Fleet, tmp_path: Path, pause: Callable[[str, float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = fleet.inventory["mail_workers"]["hosts"]
+    address = hosts[BROKER]["ansible_host"]
+    authority = tmp_path / "ca" / f"{BROKER}.crt"
+    url = f"rediss://{{}}:{{}}@{address}:6379"
+    broker = (
+        hosts.pop(BROKER)
+        | PASSWORDS
+        | {
+            # The network's own address is what this machine's connections come from.
+            "redis_client_addresses": [
+                f"{address.rpartition('.')[0]}.1",
+                *(host["ansible_host"] for host in hosts.values()),
+            ],
+            "redis_ca_directory": str(authority.parent),
+            # A container shows its host's RAM.
+            "redis_ram_mb": 960,
+        }
+    )
+    for host in hosts.values():
+        host["worker_redis_url"] = url.format("worker", PASSWORDS["redis_worker_password"])
+        host["base_ca_certificates"] = [*host["base_ca_certificates"], str(authority)]
+    added = hosts.pop(ADDED)
+    fleet.inventory["brokers"] = {"hosts": {BROKER: broker}}
+    fleet.play("redis")
+    fleet.play("site")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    redis_url = url.format("app", PASSWORDS["redis_app_password"])
+    assert {name.partition("/")[0] for name in releases(redis_url)} == set(hosts)
+    campaign = SteadyCampaign(fleet.services, redis_url, RECIPIENTS, tmp_path)
+    campaign.wait_for(20)
+
+    hosts[ADDED] = added
+    began = time.time()
+    fleet.play("site", f"--limit={ADDED},localhost")
+    pause("a host more", campaign.longest_pause(began, time.time()))
+    assert {name.partition("/")[0] for name in releases(redis_url)} == set(hosts)
+
+    refusal = fleet.play("retire", fails=True)
+    assert "That would retire every host of the inventory" in refusal
+    began = time.time()
+    fleet.play("retire", f"--limit={RETIRED}")
+    pause("a host less", campaign.longest_pause(began, time.time()))
+    assert {name.partition("/")[0] for name in releases(redis_url)} == set(hosts) - {RETIRED}
+    secrets = (PASSWORDS["redis_worker_password"], fleet.services.supabase_secret_key, fleet.services.smtp_password)
+    assert fleet.files_with_secrets(RETIRED, *secrets) == []
+    assert fleet.says(RETIRED, "systemctl is-enabled supervisor || true").strip() == "disabled"
+    del hosts[RETIRED]
+
+    fleet.play("deploy", worker_mail_rate="")
+    result = campaign.finish()
+    assert result.accepted == result.unique, result

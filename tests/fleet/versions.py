@@ -1,0 +1,46 @@
+"""Releases to deploy: the checkout's worker as another version, sound or broken."""
+
+import re
+import shutil
+from pathlib import Path
+
+from testbed.paths import CHECKOUT
+
+#: What is wrong with each: a file of the worker, a line in it, and what follows that line.
+BROKEN = {
+    "crashes at start": (
+        "process.py",
+        "def run_worker(settings: Settings) -> None:\n",
+        '    raise RuntimeError("this version crashes")\n',
+    ),
+    "sends nothing": (
+        "delivery.py",
+        "        while True:\n",
+        "            await asyncio.sleep(3600)\n",
+    ),
+    "eats memory": (
+        "process.py",
+        "    stopping = asyncio.Event()\n",
+        "    globals()['held'] = b'x' * (700 << 20)\n",
+    ),
+}
+
+
+def make_version(directory: Path, version: str, fault: str = "") -> Path:
+    """Copies what a wheel is made of; returns the path for `worker_source_directory`."""
+    source = directory / f"{version}-{fault.replace(' ', '-')}"
+    for name in ("pyproject.toml", "LICENSE", "README.md", "roles/worker/files/requirements.txt"):
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / name, target)
+    shutil.copytree(CHECKOUT / "worker", source / "worker", ignore=shutil.ignore_patterns("__pycache__"))
+    project = source / "pyproject.toml"
+    text = project.read_text(encoding="utf-8")
+    project.write_text(re.sub(r'(?m)^version = ".*"$', f'version = "{version}"', text, count=1), encoding="utf-8")
+    if fault:
+        name, line, broken = BROKEN[fault]
+        path = source / "worker" / name
+        text = path.read_text(encoding="utf-8")
+        assert line in text
+        path.write_text(text.replace(line, line + broken, 1), encoding="utf-8")
+    return source
