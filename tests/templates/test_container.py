@@ -126,7 +126,7 @@ def test_compose_can_scale_and_waits_for_mails() -> None:
         assert int(service["stop_grace_period"].removesuffix("s")) > 30
         assert service["mem_limit"]
         assert service["cpus"]
-        assert service["healthcheck"]["test"] == ["CMD", "mail-worker", "healthy"]
+        assert service["healthcheck"]["test"] == "mail-worker healthy"
         assert service["logging"]["options"]["max-size"]
         assert service["cap_drop"] == ["ALL"]
 
