@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: on-services help setup demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
+.PHONY: on-services help setup image demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
 
 PYTHON := .venv/bin/python
 # The test bed's containers need root; the other verbs don't. What root leaves in the checkout, its user couldn't delete.
@@ -14,6 +14,9 @@ help: ## List the verbs
 
 setup: ## Install what ansible-playbook needs into .venv
 	@testbed/bootstrap.sh
+
+image: ## Build the worker's image with podman or docker; roles/container/files/build-image tells the variables
+	@roles/container/files/build-image
 
 demo: ## Provision a bare VPS in a container and send a campaign of 1,000 through it
 	@testbed/bootstrap.sh containers
@@ -51,7 +54,7 @@ lint:
 	$(PYTHON) -m mypy
 	.venv/bin/yamllint --strict .
 	.venv/bin/ansible-lint -q --offline
-	shellcheck roles/redis/files/redis-* roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
+	shellcheck roles/container/files/build-image roles/redis/files/redis-* roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
 
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract

@@ -30,7 +30,7 @@ packages_of() {
   case "$1" in
     python) echo git openssh-client ca-certificates python3 python3-venv ;;
     lint) echo shellcheck nftables kmod ;;
-    containers) echo podman runc netavark iptables aardvark-dns mmdebstrap debian-archive-keyring zstd iproute2 ;;
+    containers) echo podman podman-compose runc netavark iptables aardvark-dns mmdebstrap debian-archive-keyring zstd iproute2 ;;
     *) fail "there is no group '$1': use python, lint or containers." ;;
   esac
 }

@@ -45,6 +45,11 @@ def services_image(say: Say) -> str:
     return _image("services", "trixie", f"{_SYSTEM} {_SERVICES}", [_HERE / "image", _HERE / "services"], say)
 
 
+def python_image(say: Say) -> str:
+    """The tag of an image with Debian's Python and little else, to build the worker's own image on."""
+    return _image("python", "trixie", "python3 python3-venv ca-certificates", [], say)
+
+
 def _image(name: str, suite: str, packages: str, trees: list[Path], say: Say) -> str:
     recipe = hashlib.sha256(f"{suite} {packages}".encode())
     for path in sorted(path for tree in trees for path in tree.rglob("*") if path.is_file()):
@@ -70,6 +75,10 @@ def _tags() -> list[str]:
 def _build(tag: str, suite: str, packages: str, trees: list[Path]) -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as directory:
         root = Path(directory) / "files"
+        hooks = [
+            f'--customize-hook=tar --create --owner=0 --group=0 --directory={root} . | tar -x --directory="$1"',
+            '--customize-hook=chroot "$1" sh /usr/local/lib/testbed/finish-image',
+        ]
         for tree in trees:
             shutil.copytree(tree, root, dirs_exist_ok=True)
         if "postgresql" in packages:
@@ -77,11 +86,10 @@ def _build(tag: str, suite: str, packages: str, trees: list[Path]) -> None:
         archive = Path(directory) / "image.tar"
         done = subprocess.run(
             [
-                *("mmdebstrap", "--mode=root", "--variant=important", "--quiet"),
+                *("mmdebstrap", "--mode=root", f"--variant={'important' if trees else 'minbase'}", "--quiet"),
                 *("--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", "--skip=check/empty"),
                 f"--include={','.join(packages.split())}",
-                f'--customize-hook=tar --create --owner=0 --group=0 --directory={root} . | tar -x --directory="$1"',
-                '--customize-hook=chroot "$1" sh /usr/local/lib/testbed/finish-image',
+                *(hooks if trees else []),
                 *(suite, str(archive), MIRROR),
             ],
             capture_output=True,

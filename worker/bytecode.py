@@ -14,6 +14,7 @@ import httpcore
 import idna.uts46data
 
 import worker.cli
+import worker.healthy
 import worker.logs
 import worker.process
 import worker.recorder

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--canary", default="", metavar="ADDRESS", help="send a mail there on a campaign mail's path")
     verify.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     add("status", _status, "Show the queue, the processes and the open campaigns.")
+    add("healthy", _healthy, "Say whether this host's processes are heard of in Redis (a container's health check).")
     send_test = add("send-test", _send_test, "Send one test mail past the queue.")
     send_test.add_argument("address", metavar="ADDRESS")
     enqueue = add("enqueue", _enqueue, "Queue the jobs of a file; nothing is queued if one of them is wrong.")
@@ -150,6 +152,15 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     for line in show(read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate)):
         print(line)
     return 0
+
+
+def _healthy(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.healthy import judge
+    from worker.processes import alive
+
+    well, sentence = judge(alive(connect(settings.redis_url)), settings.host_name, time.time())
+    print(sentence)
+    return 0 if well else 1
 
 
 def _send_test(settings: Settings, options: argparse.Namespace) -> int:
