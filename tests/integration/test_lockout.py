@@ -154,6 +154,13 @@ def test_a_guesser_is_banned_and_the_admin_is_not(instance: Instance, services: 
     assert as_admin(instance, "true").returncode == 0
 
 
+def test_the_admin_stays_known_when_the_rules_come_anew(instance: Instance) -> None:
+    address = as_admin(instance, "echo $SSH_CONNECTION").stdout.split()[0]
+    for verb in ("reload", "restart"):
+        on(instance, HOST, f"systemctl {verb} host-firewall.service")
+        assert address in on(instance, HOST, "nft list set inet host_firewall ssh_known4").stdout
+
+
 def test_no_port_but_ssh_answers(instance: Instance) -> None:
     address = on(instance, HOST, "hostname -I").stdout.split()[0]
     on(instance, HOST, "systemd-run --quiet --collect python3 -m http.server 8080")
