@@ -44,5 +44,6 @@ def test_the_hosts_ram_decides(ram_mb: int, expected: tuple[int, int], tmp_path:
     done = play(HERE / "render.yml", {**GOOD, "worker_ram_mb": ram_mb, "render_to": str(tmp_path)}, tmp_path)
     assert done.returncode == 0, done.stdout
     processes, concurrency = expected
-    assert f"numprocs={processes}\n" in (tmp_path / "programs.conf").read_text(encoding="utf-8")
-    assert f"WORKER_CONCURRENCY='{concurrency}'\n" in (tmp_path / "worker.env").read_text(encoding="utf-8")
+    programs = (tmp_path / "programs.conf").read_text(encoding="utf-8")
+    assert f"numprocs={processes}\n" in programs
+    assert programs.count(f'WORKER_CONCURRENCY="{concurrency}"\n') == 1
