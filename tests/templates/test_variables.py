@@ -20,6 +20,11 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         {"worker_smtp_port": 0},
         "worker_smtp_port is 0 for localhost, but must be a whole number from 1 to 65535: correct it in the inventory.",
     ),
+    "RAM": (
+        {"worker_ram_mb": 960, "worker_processes": 13, "worker_concurrency": 5},
+        "localhost has 960 MB of RAM, of which 30 % are to stay free, but 13 processes with 5 mails at once need about"
+        " 702 MB: at most 12 fit. Lower worker_processes or worker_concurrency in the inventory.",
+    ),
     "processes": (
         {"worker_processes": "many"},
         "worker_processes is many for localhost, but must be a whole number from 1 to 100: correct it in the"
