@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: on-services help setup image demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
+.PHONY: pytest help setup image demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
 
 PYTHON := .venv/bin/python
 # The test bed's containers need root; the other verbs don't. What root leaves in the checkout, its user couldn't delete.
@@ -43,8 +43,8 @@ deploy rollback drain resume status verify retire:
 
 test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule
 	@testbed/bootstrap.sh lint containers
-	@$(MAKE) --no-print-directory lint unit
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line on-services molecule
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line pytest molecule
 	@$(MAKE) --no-print-directory test-down
 	@echo "test: all passed"
 
@@ -59,9 +59,9 @@ lint:
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
 
-# Beside Molecule's: they wait for the network more than they work.
-on-services:
-	@$(MAKE) --no-print-directory integration e2e
+# Beside Molecule's: both wait more than they work.
+pytest:
+	@$(MAKE) --no-print-directory unit integration e2e
 
 integration:
 	$(SUDO) $(PYTHON) -m testbed up test --services --vps 2
