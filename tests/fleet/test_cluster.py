@@ -44,23 +44,23 @@ def test_hosts_come_and_go_under_a_campaign(
     fleet.play("redis")
     fleet.play("site")
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-    redis_url = url.format("app", PASSWORDS["redis_app_password"])
-    assert {name.partition("/")[0] for name in releases(redis_url)} == set(hosts)
-    campaign = SteadyCampaign(fleet.services, redis_url, RECIPIENTS, tmp_path)
+    worker_url, app_url = (url.format(user, PASSWORDS[f"redis_{user}_password"]) for user in ("worker", "app"))
+    assert {name.partition("/")[0] for name in releases(worker_url)} == set(hosts)
+    campaign = SteadyCampaign(fleet.services, app_url, RECIPIENTS, tmp_path)
     campaign.wait_for(20)
 
     hosts[ADDED] = added
     began = time.time()
     fleet.play("site", f"--limit={ADDED},localhost")
     pause("a host more", campaign.longest_pause(began, time.time()))
-    assert {name.partition("/")[0] for name in releases(redis_url)} == set(hosts)
+    assert {name.partition("/")[0] for name in releases(worker_url)} == set(hosts)
 
     refusal = fleet.play("retire", fails=True)
     assert "That would retire every host of the inventory" in refusal
     began = time.time()
     fleet.play("retire", f"--limit={RETIRED}")
     pause("a host less", campaign.longest_pause(began, time.time()))
-    assert {name.partition("/")[0] for name in releases(redis_url)} == set(hosts) - {RETIRED}
+    assert {name.partition("/")[0] for name in releases(worker_url)} == set(hosts) - {RETIRED}
     secrets = (PASSWORDS["redis_worker_password"], fleet.services.supabase_secret_key, fleet.services.smtp_password)
     assert fleet.files_with_secrets(RETIRED, *secrets) == []
     assert fleet.says(RETIRED, "systemctl is-enabled supervisor || true").strip() == "disabled"
