@@ -44,7 +44,7 @@ deploy rollback drain resume status verify retire:
 test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule
 	@testbed/bootstrap.sh lint containers
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line pytest molecule
+	@$(MAKE) --no-print-directory --jobs=2 pytest molecule
 	@$(MAKE) --no-print-directory test-down
 	@echo "test: all passed"
 
