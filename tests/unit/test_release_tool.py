@@ -1,6 +1,8 @@
 """`mail-worker-release` with a real supervisord: releases here are small scripts, which is all that it sees of them."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,7 +47,7 @@ process_name=%(program_name)s{number}
 {numprocs}
 autostart=true
 autorestart=true
-startsecs=1
+startsecs={startsecs}
 startretries=1
 redirect_stderr=true
 stdout_logfile={root}/var/log/mail-worker/%(program_name)s{number}.log
@@ -84,8 +86,13 @@ class Fixture:
         raise AssertionError("supervisord doesn't answer")
 
     def end(self) -> None:
-        self._daemon.terminate()
-        self._daemon.wait(timeout=30)
+        """At once: a stop in good order takes supervisord seconds."""
+        running = [process.pid for process in self.supervisor.processes() if process.pid]
+        self._daemon.kill()
+        self._daemon.wait()
+        for pid in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def release(self, name: str, program: str = STEADY) -> str:
         directory = self.host.releases / name
@@ -94,14 +101,19 @@ class Fixture:
         (directory / "complete").touch()
         return name
 
-    def setup(self, release: str, *, workers: int = 1, environment: str = "A=1\n", option: str = "") -> switch.Setup:
+    def setup(
+        self, release: str, *, workers: int = 1, environment: str = "A=1\n", option: str = "", startsecs: int = 0
+    ) -> switch.Setup:
         programs = _PROGRAM.format(
             name="mail-worker",
             python=sys.executable,
             root=self.root,
             number="_%(process_num)02d",
             numprocs=f"numprocs={workers}\n{option}",
-        ) + _PROGRAM.format(name="mail-recorder", python=sys.executable, root=self.root, number="", numprocs="")
+            startsecs=startsecs,
+        ) + _PROGRAM.format(
+            name="mail-recorder", python=sys.executable, root=self.root, number="", numprocs="", startsecs=0
+        )
         return switch.Setup(release, environment.encode(), programs.encode())
 
     def switch(self, setup: switch.Setup) -> bool:
@@ -174,7 +186,7 @@ def test_what_changes_nothing_restarts_nothing(fixture: Fixture) -> None:
 def test_a_broken_release_is_taken_back(fixture: Fixture, program: str, sentence: str) -> None:
     fixture.release("2", program)
     with pytest.raises(GateFailed, match=sentence) as caught:
-        fixture.switch(fixture.setup("2"))
+        fixture.switch(fixture.setup("2", startsecs=1))
     fixture.runs("1")
     assert str(caught.value) in (fixture.host.releases / "2/failed").read_text(encoding="utf-8")
     if program == CRASHING:
