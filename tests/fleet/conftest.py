@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,16 +46,15 @@ class Fleet:
 
     def files_with_secrets(self, host: str, *secrets: str) -> list[str]:
         """Where a host keeps one of these: files, logs, and what processes were started with."""
-        pattern = "|".join(re.escape(secret) for secret in secrets)
         places = "/etc /opt /var /root /home /tmp /run /usr/local /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
-        journal = f"journalctl --no-pager | grep -qE '{pattern}' && echo journal"
-        # The searching shell itself is started with the pattern: it comes from a file.
-        script = f"grep -rIlaE '{pattern}' {places} 2>/dev/null | grep -vx /root/.scan; {journal}; true"
-        self.instance.write(host, "/root/.scan", script)
+        # They come from a file: a search with them on its command line would find itself.
+        search = "grep -aFf /mnt/secrets"
+        self.instance.write(host, "/mnt/secrets", "".join(f"{secret}\n" for secret in secrets))
         try:
-            return self.says(host, "bash /root/.scan").split()
+            found = self.says(host, f"{search} -rl {places} 2>/dev/null; true").split()
+            return found + self.says(host, f"journalctl --no-pager | {search} -q && echo journal; true").split()
         finally:
-            self.says(host, "rm /root/.scan")
+            self.says(host, "rm /mnt/secrets")
 
     def says(self, host: str, command: str) -> str:
         done = self.instance.output(host, ["bash", "-c", command])
