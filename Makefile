@@ -61,9 +61,11 @@ lint:
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
 
-# Beside Molecule's: both wait more than they work.
+# Beside Molecule's: both wait more than they work. One after the other, on the same services, whatever --jobs says.
 pytest:
-	@$(MAKE) --no-print-directory unit integration e2e
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory integration
+	@$(MAKE) --no-print-directory e2e
 
 integration:
 	$(SUDO) $(PYTHON) -m testbed up test --services --vps 2
