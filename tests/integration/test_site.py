@@ -92,7 +92,7 @@ def test_a_full_disk_is_seen_before_anything_is_changed(site: Site) -> None:
 def test_a_disk_that_fills_up_during_the_installation(site: Site) -> None:
     printed = site(preflight_min_free_disk_mb=1)
     assert "No space left on device" in printed
-    assert "What runs there goes on as it was; solve it and run the playbook again." in printed
+    assert "What runs there goes on as it was; solve it and deploy again." in printed
 
 
 def assert_nothing_was_adopted(instance: Instance) -> None:
