@@ -21,7 +21,7 @@ from worker.processes import Process, forget, process_name, running_version
 from worker.redis_client import connect, connect_async, explain
 from worker.runner import MailWorker, Rhythm
 from worker.settings import Settings
-from worker.transports.choice import account_name, destination, make_transport
+from worker.transports.choice import account_name, destination, make_account, make_transport
 
 REDIS_AGAIN_SECONDS = 2.0
 #: The scripts of queue, ledger and account go side by side; each of them gathers its own calls.
@@ -45,13 +45,7 @@ async def _run(settings: Settings) -> None:
     client = connect_async(settings.redis_url, CONNECTIONS)
     waiting_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=WAIT_SECONDS + 10)
     process, name = uuid4().hex, process_name(settings.host_name, "worker")
-    account = Account(
-        client,
-        account_name(settings),
-        process,
-        max_connections=settings.max_connections,
-        first_pause_seconds=settings.account_pause_seconds,
-    )
+    account = make_account(settings, client, process)
     if not await _started(account, stopping):
         return
     gate = Gate(stopping)

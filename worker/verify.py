@@ -7,18 +7,18 @@ from uuid import uuid4
 
 import redis
 
-from worker.account import Account, Gate
+from worker.account import Gate
 from worker.checks import Finding
 from worker.control import AsyncControl
 from worker.delivery import Back, Delivery, Done, Options
 from worker.errors import MailWorkerError
 from worker.ledger import LedgerOptions, RedisLedger
-from worker.processes import Process, alive
+from worker.processes import Process
 from worker.redis_client import connect, connect_async, explain
 from worker.settings import Settings
 from worker.status import Status, read_status
 from worker.testmail import test_job
-from worker.transports.choice import account_name, destination, make_transport
+from worker.transports.choice import account_name, destination, make_account, make_transport
 
 LOOK_EVERY_SECONDS = 0.5
 #: In a shorter window every process gets its turn; a longer one may be used up for hours.
@@ -46,9 +46,10 @@ def _heartbeats(settings: Settings, expected: Mapping[str, int], deadline: float
     client = connect(settings.redis_url)
     names = {f"{settings.host_name}/{name}": pid for name, pid in expected.items()}
     while True:
-        heard = {process.name: process for process in alive(client) if names.get(process.name) == process.pid}
+        status = read_status(client, account_name(settings), settings.mail_rate)
+        heard = {process.name: process for process in status.processes if names.get(process.name) == process.pid}
         silent = sorted(names.keys() - heard.keys())
-        idle = "" if silent else _why_nothing_is_sent(_status(settings), list(heard.values()))
+        idle = "" if silent else _why_nothing_is_sent(status, list(heard.values()))
         if not silent and (idle is None or time.monotonic() > deadline):
             break
         if time.monotonic() > deadline:
@@ -86,13 +87,7 @@ async def _send_canary(settings: Settings, address: str, timeout_seconds: float)
     client = connect_async(settings.redis_url, 2)
     process = f"canary-{uuid4().hex}"
     gate = Gate(asyncio.Event())
-    account = Account(
-        client,
-        account_name(settings),
-        process,
-        max_connections=settings.max_connections,
-        first_pause_seconds=settings.account_pause_seconds,
-    )
+    account = make_account(settings, client, process)
     transport = make_transport(settings, account)
     ledger = RedisLedger(client, process, account_name(settings), LedgerOptions(limits=settings.mail_rate))
     delivery = Delivery(transport, ledger, account, gate, AsyncControl(client).pause, process, Options(max_attempts=1))
@@ -109,13 +104,11 @@ async def _send_canary(settings: Settings, address: str, timeout_seconds: float)
     match disposition:
         case Done() if delivery.sent:
             return Finding("canary", True, f"{destination(settings)} accepted the mail to {address}")
-        case Back() if _is_at_its_limit(_status(settings)):
+        case Back() if _is_at_its_limit(
+            read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate)
+        ):
             return Finding(
                 "canary", True, f"not sent: the account is at its limit (MAIL_RATE), {address} gets none now"
             )
         case _:
             return Finding("canary", False, f"{destination(settings)} took no mail to {address}.")
-
-
-def _status(settings: Settings) -> Status:
-    return read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate)

@@ -3,6 +3,9 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 
+import redis.asyncio
+
+from worker.account import Account
 from worker.settings import Secret, Settings
 from worker.transports.base import RESEND_KEPT_SECONDS, Connections, Transport
 
@@ -39,6 +42,17 @@ def make_transport(settings: Settings, connections: Connections | None = None) -
     from worker.transports.providers import make_provider
 
     return HttpTransport(make_provider(settings))
+
+
+def make_account(settings: Settings, client: "redis.asyncio.Redis", process: str) -> Account:
+    """The sending account, as the process of this name sees it."""
+    return Account(
+        client,
+        account_name(settings),
+        process,
+        max_connections=settings.max_connections,
+        first_pause_seconds=settings.account_pause_seconds,
+    )
 
 
 def account_name(settings: Settings) -> str:
