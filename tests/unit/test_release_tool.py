@@ -175,6 +175,19 @@ def test_what_changes_nothing_restarts_nothing(fixture: Fixture) -> None:
     assert fixture.pids() == before
 
 
+def test_what_was_changed_by_hand_is_restarted(fixture: Fixture) -> None:
+    before = fixture.pids()
+    fixture.host.environment.write_text("A=2\n", encoding="utf-8")
+    assert fixture.switch(fixture.setup("1", environment="A=2\n"))
+    assert not set(before.values()) & set(fixture.pids().values())
+    # As where containers have run the worker meanwhile.
+    fixture.host.supervisor_programs.unlink()
+    fixture.supervisor.read_programs()
+    assert fixture.pids() == {}
+    assert fixture.switch(fixture.setup("1", environment="A=2\n"))
+    fixture.runs("1")
+
+
 @pytest.mark.parametrize(
     ("program", "sentence"),
     [

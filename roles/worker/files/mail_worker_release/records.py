@@ -1,6 +1,5 @@
 """What the host remembers: what has proven itself, who has the lock, whether it's drained, and what was done."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,34 +12,25 @@ KEPT_IN_HISTORY = 10
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What ran well last: a release, the hashes of its environment and programs, and the releases before it, the newest
-    first."""
+    """What ran well last: a release, the fingerprint of its whole setup, and the releases before it, newest first."""
 
     release: str
-    environment: str
-    programs: str
+    fingerprint: str
     previous: tuple[str, ...] = ()
 
-    def followed_by(self, release: str, environment: str, programs: str) -> "Proven":
+    def followed_by(self, release: str, fingerprint: str) -> "Proven":
         """What is to be remembered once another release has proven itself."""
         earlier = tuple(name for name in (self.release, *self.previous) if name != release)
-        previous = self.previous if release == self.release else earlier[:KEPT_IN_HISTORY]
-        return Proven(release, environment, programs, previous)
+        return Proven(release, fingerprint, self.previous if release == self.release else earlier[:KEPT_IN_HISTORY])
 
 
 def read_proven(host: Host) -> Proven | None:
     found = read_json(host.state)
-    if found is None:
-        return None
-    return Proven(found["release"], found["environment"], found["programs"], tuple(found["previous"]))
+    return None if found is None else Proven(found["release"], found["fingerprint"], tuple(found["previous"]))
 
 
 def write_proven(host: Host, proven: Proven) -> None:
     write_json(host.state, asdict(proven))
-
-
-def digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def now() -> str:

@@ -4,6 +4,7 @@ A switch that isn't proven yet has a copy of what ran before in `before/`. So on
 dead controller, a reboot or a full disk, is finished by the next switch, or undone by a rollback.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from mail_worker_release.errors import GateFailed, ReleaseError
 from mail_worker_release.gate import Demands, look, prove, start
 from mail_worker_release.host import Host, point, put, read_json, remove, write_json
 from mail_worker_release.programs import changed_groups, for_supervisor
-from mail_worker_release.records import Proven, digest, read_proven, record, write_proven
+from mail_worker_release.records import Proven, read_proven, record, write_proven
 from mail_worker_release.supervisor import GROUPS, WORKERS, Process, Supervisor, is_up
 
 Say = Callable[[str], None]
@@ -26,10 +27,13 @@ class Setup:
     environment: bytes
     programs: bytes
 
+    @property
+    def fingerprint(self) -> str:
+        parts = (self.release.encode(), self.environment, self.programs)
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
     def put_in_place(self, host: Host) -> None:
-        if not host.environment.exists():
-            put(host.environment, b"", 0o640, like=host.environment.parent)
-        put(host.environment, self.environment, 0o640, like=host.environment)
+        put(host.environment, self.environment, 0o640, like=host.environment.parent)
         put(host.programs, self.programs, 0o644)
         point(host.current, f"releases/{self.release}")
         write_supervisor_programs(host)
@@ -64,8 +68,18 @@ def read_before(host: Host) -> Setup | None:
 
 def write_supervisor_programs(host: Host) -> None:
     """Gives supervisord the programs, as the host is drained or not."""
-    text = for_supervisor(host.programs.read_text(encoding="utf-8"), drained=host.drained.exists())
-    put(host.supervisor_programs, text.encode(), 0o644)
+    put(host.supervisor_programs, _supervisor_programs(host).encode(), 0o644)
+
+
+def _supervisor_programs(host: Host) -> str:
+    return for_supervisor(host.programs.read_text(encoding="utf-8"), drained=host.drained.exists())
+
+
+def _all_run(host: Host, supervisor: Supervisor) -> bool:
+    """Whether supervisord has the programs that are in place, and each process that is due is up."""
+    found = host.supervisor_programs
+    given = found.exists() and found.read_text(encoding="utf-8") == _supervisor_programs(host)
+    return given and all(map(is_up, due_processes(host, supervisor)))
 
 
 def switch(host: Host, supervisor: Supervisor, wanted: Setup, demands: Demands, by: str, say: Say) -> bool:
@@ -78,11 +92,13 @@ def switch(host: Host, supervisor: Supervisor, wanted: Setup, demands: Demands, 
     if not host.complete(wanted.release):
         raise ReleaseError(f"The release {wanted.release} isn't on this host, or not completely.")
     interrupted, in_place, proven = read_before(host), read_setup(host), read_proven(host)
-    surely_runs = None if interrupted is not None or proven is None else in_place
+    # What isn't as it was proven, by an interrupted switch or by hand, may not be what the processes run with.
+    untouched = in_place is not None and proven is not None and in_place.fingerprint == proven.fingerprint
+    surely_runs = in_place if interrupted is None and untouched else None
     groups = _groups_to_restart(wanted, surely_runs)
-    if wanted == surely_runs and all(map(is_up, due_processes(host, supervisor))):
+    if wanted == surely_runs and _all_run(host, supervisor):
         return False
-    before = interrupted or surely_runs
+    before = interrupted or (in_place if proven is not None else None)
     if interrupted is None and before is not None and before != wanted:
         before.keep(host.before)
     were_running = {process.full_name for process in supervisor.processes() if process.running}
@@ -120,11 +136,10 @@ def due_processes(host: Host, supervisor: Supervisor) -> list[Process]:
 
 
 def _remember(host: Host, wanted: Setup, proven: Proven | None, by: str) -> None:
-    hashes = digest(wanted.environment), digest(wanted.programs)
     if proven is None:
-        write_proven(host, Proven(wanted.release, *hashes))
+        write_proven(host, Proven(wanted.release, wanted.fingerprint))
     else:
-        write_proven(host, proven.followed_by(wanted.release, *hashes))
+        write_proven(host, proven.followed_by(wanted.release, wanted.fingerprint))
     (host.releases / wanted.release / "failed").unlink(missing_ok=True)
     remove(host.before)
     was = "" if proven is None or proven.release == wanted.release else f", was {proven.release}"
@@ -172,14 +187,15 @@ def rollback(host: Host, supervisor: Supervisor, release: str, by: str, wait_unt
         raise ReleaseError(f"The release {target or 'before this one'} isn't on this host; there is: {there}.")
     if interrupted is None and target == host.release_in_place():
         raise ReleaseError(f"{target} runs already.")
-    Setup(target, base.environment, base.programs).put_in_place(host)
+    setup = Setup(target, base.environment, base.programs)
+    setup.put_in_place(host)
     supervisor.read_programs()
     names = [process.full_name for process in due_processes(host, supervisor)]
     supervisor.stop_all(names)
     supervisor.start_all(names)
     wait_until_up()
     older = proven.previous[proven.previous.index(target) + 1 :] if target in proven.previous else proven.previous
-    write_proven(host, Proven(target, digest(base.environment), digest(base.programs), older))
+    write_proven(host, Proven(target, setup.fingerprint, older))
     remove(host.before)
     record(host, f"{by}: back to {target} from {proven.release}")
     return target
