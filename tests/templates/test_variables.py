@@ -20,6 +20,10 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         {"worker_smtp_port": 0},
         "worker_smtp_port is 0 for localhost, but must be a whole number from 1 to 65535: correct it in the inventory.",
     ),
+    "index with a password": (
+        {"worker_index_url": "https://reader:hunter2@pypi.example/simple"},
+        "worker_index_url holds a user or password, which would show in process lists: leave it out of the address,",
+    ),
     "RAM": (
         {"worker_ram_mb": 960, "worker_processes": 13, "worker_concurrency": 5},
         "localhost has 960 MB of RAM, of which 30 % are to stay free, but 13 processes with 5 mails at once need about"
