@@ -124,6 +124,10 @@ class Instance:
         try:
             services = Services.load(self.name)
         except TestbedError:
+            services = None
+        if services is None or services.address != address:
+            # Of a network that is gone; the certificate names the old address.
+            shutil.rmtree(self.directory / "etc", ignore_errors=True)
             services = Services.invent(container, address, self.directory)
         services.write(mail_delay_ms)
         self._start(
