@@ -14,7 +14,6 @@ from worker.delivery import Back, Disposition, Held, Later
 from worker.errors import InvalidJob, MissingSender
 from worker.jobs import Address, Job, parse_job, recipient_key
 from worker.ledger import Entry
-from worker.redis_client import explain
 from worker.runner import GiveBack, Hold, Postpone
 
 LEDGER_AWAY_DELAY_MS = 5_000
@@ -51,8 +50,7 @@ def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, default_sen
                 job, message.message_id, _count(options, "attempts"), _count(options, "slow_downs")
             )
         except redis.RedisError as error:
-            logger.error("%s The mail comes back in %d s.", explain(error), LEDGER_AWAY_DELAY_MS // 1000)
-            raise Postpone(LEDGER_AWAY_DELAY_MS, {}) from None
+            raise Postpone(LEDGER_AWAY_DELAY_MS, {}) from error
         match disposition:
             case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs):
                 raise Postpone(delay_ms, {"attempts": attempts, "slow_downs": slow_downs})

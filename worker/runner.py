@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 
 class Postpone(Exception):
     """Raised by an actor: bring the message back after `delay_ms`, with these options changed. Not a failure: nothing
-    of Dramatiq's retries is spent, and in Redis the new message replaces the old one in one step."""
+    of Dramatiq's retries is spent, and in Redis the new message replaces the old one in one step. Raised from an error
+    of Redis's, that is reported."""
 
     def __init__(self, delay_ms: int, options: dict[str, Any]) -> None:
         super().__init__(delay_ms)
@@ -270,6 +271,8 @@ class MailWorker(dramatiq.Worker):
             await _coroutine(actor)(*message.args, **message.kwargs)
             self.broker.emit_after("process_message", message, result=None)
         except Postpone as postponed:
+            if isinstance(postponed.__cause__, redis.RedisError):
+                self._report(postponed.__cause__)
             settlement = self._postponement(message, postponed)
             self.broker.emit_after("process_message", message, result=None)
         except GiveBack:
