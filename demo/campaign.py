@@ -34,16 +34,18 @@ _PARAGRAPH = "<p>Grüße aus der Demo: this paragraph, like the next ones, is on
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """One campaign. `tag` is in each recipient's address, and tells it from earlier ones."""
+    """One campaign. `tag` is in each recipient's address, and tells it from earlier ones; with `busy` some mailboxes
+    are busy at first, so that the campaign takes at least as long as the first retry's delay."""
 
     id: str
     tag: str
     subscriber_ids: tuple[str, ...]
+    busy: bool
 
     @classmethod
-    def invent(cls, recipients: int) -> "Campaign":
+    def invent(cls, recipients: int, *, busy: bool = True) -> "Campaign":
         campaign_id = str(uuid4())
-        return cls(campaign_id, campaign_id[:8], tuple(str(uuid4()) for _ in range(recipients)))
+        return cls(campaign_id, campaign_id[:8], tuple(str(uuid4()) for _ in range(recipients)), busy)
 
     def insert(self, database_url: str) -> None:
         """Writes the campaign and its recipients, unsent."""
@@ -60,7 +62,8 @@ class Campaign:
                 stream.write(json.dumps(self._job(number, subscriber_id), ensure_ascii=False) + "\n")
 
     def _job(self, number: int, subscriber_id: str) -> dict[str, object]:
-        kind = "refused" if number % REFUSED_EVERY == 50 else "busy" if number % BUSY_EVERY == 60 else "reader"
+        busy = self.busy and number % BUSY_EVERY == 60
+        kind = "refused" if number % REFUSED_EVERY == 50 else "busy" if busy else "reader"
         name = _NAMES[number % len(_NAMES)]
         unsubscribe_url = f"https://app.example/unsubscribe?s={subscriber_id}"
         html = f"<h1>Hello {name}</h1>\n<p><a href='{unsubscribe_url}'>Unsubscribe</a></p>\n"

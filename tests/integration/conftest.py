@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import psycopg
 import pytest
@@ -16,7 +17,11 @@ from tests.integration.programs import Programs
 
 INSTANCE = "test"
 
-MakeCampaign = Callable[[int], Campaign]
+
+class MakeCampaign(Protocol):
+    """The fixture `make_campaign`."""
+
+    def __call__(self, recipients: int, *, busy: bool = False) -> Campaign: ...
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +52,8 @@ def database(services: Services) -> Iterator["psycopg.Connection[tuple[object, .
 def make_campaign(services: Services, tmp_path: Path) -> MakeCampaign:
     """Makes a campaign of so many recipients: its rows in the database, its jobs in jobs.jsonl."""
 
-    def make(recipients: int) -> Campaign:
-        campaign = Campaign.invent(recipients)
+    def make(recipients: int, *, busy: bool = False) -> Campaign:
+        campaign = Campaign.invent(recipients, busy=busy)
         campaign.insert(services.database_url)
         campaign.write_jobs(tmp_path / "jobs.jsonl")
         return campaign

@@ -20,7 +20,7 @@ from worker import keys
 def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
     make_campaign: MakeCampaign, programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
 ) -> None:
-    campaign = make_campaign(160)
+    campaign = make_campaign(160, busy=True)
     recorders = [programs.start("record", SUPERVISOR_PROCESS_NAME=f"recorder-{number}") for number in range(2)]
     workers = [programs.start("run", SUPERVISOR_PROCESS_NAME=f"worker-{number}") for number in range(2)]
     assert programs.run("enqueue", str(tmp_path / "jobs.jsonl")) == (0, "queued 160 jobs\n")

@@ -79,15 +79,6 @@ def test_tls_is_the_only_way_in_and_nothing_is_evicted(broker: Path) -> None:
     assert not set(main) & set(live)
 
 
-@pytest.mark.parametrize(
-    ("ram_mb", "shared", "megabytes"),
-    [(450, False, 96), (450, True, 48), (3900, False, 1536), (3900, True, 1024), (64000, False, 7168)],
-)
-def test_the_hosts_ram_decides(tmp_path: Path, ram_mb: int, shared: bool, megabytes: int) -> None:
-    directory = _render(tmp_path, redis_ram_mb=ram_mb, redis_shares_host=shared)
-    assert _settings(directory / "live.conf")["maxmemory"] == f"{megabytes}mb"
-
-
 def test_only_the_named_addresses_reach_a_port(broker: Path, tmp_path: Path) -> None:
     text = (broker / "firewall.nft").read_text(encoding="utf-8")
     assert "    ip saddr { 10.0.0.5, 10.1.0.0/16 } tcp dport 6379 accept\n" in text

@@ -46,13 +46,3 @@ def test_a_wrong_variable_gets_one_sentence(name: str, tmp_path: Path) -> None:
     assert expected in " ".join(done.stdout.split())
     assert str(GOOD["worker_supabase_secret_key"]) not in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(("ram_mb", "expected"), [(480, (1, 3)), (960, (2, 5)), (1900, (3, 5)), (3900, (5, 10))])
-def test_the_hosts_ram_decides(ram_mb: int, expected: tuple[int, int], tmp_path: Path) -> None:
-    done = play(HERE / "render.yml", {**GOOD, "worker_ram_mb": ram_mb, "render_to": str(tmp_path)}, tmp_path)
-    assert done.returncode == 0, done.stdout
-    processes, concurrency = expected
-    programs = (tmp_path / "programs.conf").read_text(encoding="utf-8")
-    assert f"numprocs={processes}\n" in programs
-    assert programs.count(f'WORKER_CONCURRENCY="{concurrency}"\n') == 1
