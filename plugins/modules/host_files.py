@@ -24,6 +24,11 @@ options:
         description: What.
         type: str
         required: true
+      encoding:
+        description: How O(files[].content) stands for the file's bytes.
+        type: str
+        choices: [utf-8, base64]
+        default: utf-8
       mode:
         description: Its mode, octal.
         type: str
@@ -43,6 +48,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+written:
+  description: The files that weren't there before, or with another content.
+  returned: always
+  type: list
+  elements: str
 replaced:
   description: The files that were there before with another content.
   returned: always
@@ -50,6 +60,7 @@ replaced:
   elements: str
 """
 
+import base64  # noqa: E402
 import os  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -62,19 +73,23 @@ class _Module(AnsibleModule):  # type: ignore[misc]
         """Keeps the files' contents out of the host's journal."""
 
 
-def _current(path: Path) -> str | None:
+def _wanted(content: str, encoding: str) -> bytes:
+    return base64.b64decode(content) if encoding == "base64" else content.encode(errors="surrogateescape")
+
+
+def _current(path: Path) -> bytes | None:
     """What stands in a file of that name; a link is nothing that stays."""
     if path.is_symlink() or not path.exists():
         return None
-    return path.read_bytes().decode(errors="surrogateescape")
+    return path.read_bytes()
 
 
-def _candidate(module: AnsibleModule, path: Path, content: str, mode: int, validate: str | None) -> str:
+def _candidate(module: AnsibleModule, path: Path, content: bytes, mode: int, validate: str | None) -> str:
     """A temporary file with the content, once its owner's parser has taken it."""
     directory: str = module.tmpdir
     handle, name = tempfile.mkstemp(dir=directory)
     with os.fdopen(handle, "wb") as file:
-        file.write(content.encode(errors="surrogateescape"))
+        file.write(content)
     Path(name).chmod(mode)
     if validate:
         code, out, err = module.run_command(validate % name)
@@ -83,11 +98,17 @@ def _candidate(module: AnsibleModule, path: Path, content: str, mode: int, valid
     return name
 
 
+def _difference(path: Path, before: bytes, after: bytes) -> dict[str, str]:
+    texts = {"before": before.decode(errors="replace"), "after": after.decode(errors="replace")}
+    return {**texts, "before_header": str(path), "after_header": str(path)}
+
+
 def main() -> None:
     """Runs as a module."""
     suboptions = {
         "path": {"type": "path", "required": True},
         "content": {"type": "str", "required": True},
+        "encoding": {"type": "str", "choices": ["utf-8", "base64"], "default": "utf-8"},
         "mode": {"type": "str", "default": "0644"},
         "validate": {"type": "str"},
     }
@@ -97,7 +118,8 @@ def main() -> None:
     )
     os.umask(0o022)
     files = [
-        (Path(each["path"]), each["content"], int(each["mode"], 8), each["validate"]) for each in module.params["files"]
+        (Path(each["path"]), _wanted(each["content"], each["encoding"]), int(each["mode"], 8), each["validate"])
+        for each in module.params["files"]
     ]
     current = {path: _current(path) for path, *_ in files}
     written = [file for file in files if current[file[0]] != file[1]]
@@ -112,13 +134,12 @@ def main() -> None:
             changed = module.set_mode_if_different(str(path), mode, changed)
             changed = module.set_owner_if_different(str(path), "root", changed)
             changed = module.set_group_if_different(str(path), "root", changed)
+    differences = [_difference(path, current[path] or b"", wanted) for path, wanted, *_ in written]
     module.exit_json(
         changed=changed,
+        written=[str(path) for path, *_ in written],
         replaced=[str(path) for path, *_ in written if current[path] is not None],
-        diff=[
-            {"before": current[path] or "", "after": content, "before_header": str(path), "after_header": str(path)}
-            for path, content, *_ in written
-        ],
+        diff=differences if module._diff else [],
     )
 
 

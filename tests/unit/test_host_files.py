@@ -1,5 +1,6 @@
 """The module `host_files`: it writes what changed, after the files' owners have taken it, and says what it did."""
 
+import base64
 import json
 import os
 import subprocess
@@ -14,9 +15,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it gives its files to root, which root alone may")
 
 
-def _run(files: list[dict[str, str]], *, check: bool = False) -> dict[str, Any]:
+def _run(files: list[dict[str, str]], *, check: bool = False, diff: bool = False) -> dict[str, Any]:
     """As Ansible runs it on a host."""
-    arguments = {"ANSIBLE_MODULE_ARGS": {"files": files, "_ansible_check_mode": check}}
+    arguments = {"ANSIBLE_MODULE_ARGS": {"files": files, "_ansible_check_mode": check, "_ansible_diff": diff}}
     done = subprocess.run(
         [sys.executable, CHECKOUT / "plugins/modules/host_files.py"],
         input=json.dumps(arguments),
@@ -36,7 +37,7 @@ def test_it_writes_once(tmp_path: Path) -> None:
         {"path": str(new), "content": "Zoë\n", "mode": "0640"},
         {"path": str(old), "content": "after\n"},
     ]
-    planned = _run(files, check=True)
+    planned = _run(files, check=True, diff=True)
     assert planned["changed"]
     assert [(each["before"], each["after"]) for each in planned["diff"]] == [("", "Zoë\n"), ("before\n", "after\n")]
     assert not new.parent.exists()
@@ -45,6 +46,15 @@ def test_it_writes_once(tmp_path: Path) -> None:
     assert (new.read_text(encoding="utf-8"), old.read_text(encoding="utf-8")) == ("Zoë\n", "after\n")
     assert (new.stat().st_mode & 0o777, old.stat().st_mode & 0o777) == (0o640, 0o644)
     assert new.parent.stat().st_mode & 0o777 == 0o755
+    assert not _run(files)["changed"]
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    files = [{"path": str(path), "content": base64.encodebytes(b"PK\xff\x00\n").decode(), "encoding": "base64"}]
+    done = _run(files)
+    assert (done["changed"], done["written"], done["replaced"], done["diff"]) == (True, [str(path)], [], [])
+    assert path.read_bytes() == b"PK\xff\x00\n"
     assert not _run(files)["changed"]
 
 
