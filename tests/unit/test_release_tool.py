@@ -1,6 +1,9 @@
 """`mail-worker-release` with a real supervisord: releases here are small scripts, which is all that it sees of them."""
 
 import contextlib
+import grp
+import io
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mail_worker_release import drain, switch
+from mail_worker_release import candidate, drain, switch
 from mail_worker_release.errors import GateFailed, ReleaseError
 from mail_worker_release.gate import Demands
 from mail_worker_release.host import Host, read_json
@@ -298,6 +301,24 @@ def test_the_lock(tmp_path: Path) -> None:
     assert read_json(host.lock) is not None
     release_lock(host, "bob@desk:2")
     assert read_json(host.lock) is None
+
+
+def test_a_deploy_brings_its_settings_by_standard_input_and_leaves_nothing(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    (tmp_path / "usr/local/bin").mkdir(parents=True)
+    host.make_directories(grp.getgrgid(os.getgid()).gr_name)
+    assert host.worker_command.readlink() == host.current / "mail-worker"
+    with pytest.raises(ReleaseError, match=r"worker\.env\.candidate isn't there: deploy again"):
+        candidate.read(host, "v1")
+    for rubbish in ("", "[]", '{"environment": 1, "programs": ""}'):
+        with pytest.raises(ReleaseError, match="stage reads"):
+            candidate.stage(host, io.StringIO(rubbish))
+    candidate.stage(host, io.StringIO(json.dumps({"environment": "SMTP_PASS='ü'\n", "programs": "[program:x]\n"})))
+    assert host.environment_candidate.stat().st_mode & 0o777 == 0o640
+    (host.directory / "mail_worker-1.whl").touch()
+    assert candidate.read(host, "v1") == switch.Setup("v1", "SMTP_PASS='ü'\n".encode(), b"[program:x]\n")
+    candidate.discard(host)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == set()
 
 
 def test_without_supervisord_a_sentence_says_so(tmp_path: Path) -> None:

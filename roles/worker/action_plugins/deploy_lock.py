@@ -23,7 +23,7 @@ class ActionModule(ActionBase):
         # An action runs in a child of ansible-playbook.
         run = f"{who}:{os.getppid()}"
         arguments = self._task.args
-        command = [_COMMAND, f"--by={who}", "lock", f"--run={run}", f"--why={arguments['why']}"]
+        command = [_COMMAND, f"--by={who}", "lock", "--group=mailworker", f"--run={run}", f"--why={arguments['why']}"]
         answer = self._say([*command, "--take-over=any"] if arguments.get("take_over") else command, task_vars)
         held = next((line for line in answer.get("stdout_lines", []) if line.startswith(_HELD)), "")
         if held and is_dead(held.removeprefix(_HELD), who):

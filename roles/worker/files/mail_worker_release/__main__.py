@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mail_worker_release import build, drain, gate, records, switch
+from mail_worker_release import build, candidate, drain, gate, records, switch
 from mail_worker_release.errors import GateFailed, ReleaseError
 from mail_worker_release.host import Host, read_json
 from mail_worker_release.supervisor import Supervisor
@@ -85,22 +85,22 @@ def _parser() -> argparse.ArgumentParser:
     build_command.add_argument("release", metavar="RELEASE")
     build_command.add_argument("wheel", type=Path, metavar="WHEEL")
     build_command.add_argument("--wheelhouse", type=Path, metavar="DIRECTORY", help="take every wheel from there")
+    stage = add("stage", _stage, "Take an environment and programs, and ask the services with them (so does this).")
+    stage.add_argument("release", metavar="RELEASE")
     switch_command = add("switch", _switch, "Run a release that is on the host (playbooks/deploy.yml does this).")
     switch_command.add_argument("release", metavar="RELEASE")
-    switch_command.add_argument("--environment", type=Path, required=True, metavar="FILE")
-    switch_command.add_argument("--programs", type=Path, required=True, metavar="FILE")
     switch_command.add_argument("--watch", type=float, default=5.0, metavar="SECONDS")
     switch_command.add_argument("--verify", type=float, default=60.0, metavar="SECONDS")
     switch_command.add_argument("--max-rss", type=int, default=0, metavar="MB")
     switch_command.add_argument("--canary", default="", metavar="ADDRESS")
-    prune = add("prune", _prune, "Remove old releases.")
-    prune.add_argument("--keep", type=int, default=3)
-    lock = add("lock", _lock, "Keep other deploys off this host.")
+    lock = add("lock", _lock, "Make this host's directories, and keep other deploys off it.")
+    lock.add_argument("--group", required=True, help="who may read the environment")
     lock.add_argument("--run", required=True)
     lock.add_argument("--why", required=True)
     lock.add_argument("--take-over", default="", metavar="RUN", help="a run that is dead; 'any' for each")
-    unlock = add("unlock", _unlock, "Let other deploys onto this host.")
+    unlock = add("unlock", _unlock, "Remove what a deploy no longer needs, and let others onto this host.")
     unlock.add_argument("--run", required=True)
+    unlock.add_argument("--keep", type=int, default=0, metavar="NUMBER", help="remove old releases but the newest ones")
     return parser
 
 
@@ -130,8 +130,15 @@ def _build(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> i
     return 0
 
 
+def _stage(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    candidate.stage(host, sys.stdin)
+    answer = candidate.ask(host, options.release)
+    say(answer.text)
+    return 0 if answer.well else 1
+
+
 def _switch(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    wanted = switch.Setup(options.release, options.environment.read_bytes(), options.programs.read_bytes())
+    wanted = candidate.read(host, options.release)
     demands = gate.Demands(options.watch, options.verify, options.max_rss, options.canary)
     if not switch.switch(host, supervisor, wanted, demands, options.by, say):
         say(f"unchanged: {options.release} runs, with this environment and these programs")
@@ -168,13 +175,8 @@ def _resume(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> 
     return 0
 
 
-def _prune(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    removed = switch.prune(host, options.keep)
-    say(f"removed {', '.join(removed)}" if removed else "unchanged: no release is to be removed")
-    return 0
-
-
 def _lock(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    host.make_directories(options.group)
     held = read_json(host.lock)
     if held is not None:
         say(f"held by {held['run']}")
@@ -186,7 +188,10 @@ def _lock(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> in
 
 
 def _unlock(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    records.release_lock(host, options.run)
+    removed = switch.prune(host, options.keep) if options.keep else []
+    if records.release_lock(host, options.run):
+        candidate.discard(host)
+    say(f"removed {', '.join(removed)}" if removed else "unchanged: no release was removed")
     return 0
 
 

@@ -4,9 +4,11 @@ Nothing is compiled, and pip isn't asked for what another release of the host ha
 same Python, the new venv's files are links to that one's.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,7 +17,15 @@ from mail_worker_release.host import Host, remove
 from mail_worker_release.switch import Say
 
 _LIST = "worker/requirements.txt"
-_PIP = ("-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check", "--no-warn-script-location")
+#: Without bytecode: the programs run from that which `worker.bytecode` makes.
+_OPTIONS = (
+    *("--quiet", "--no-cache-dir", "--no-compile", "--disable-pip-version-check", "--no-warn-script-location"),
+    "--root-user-action=ignore",
+)
+_COMMAND = """\
+#!/bin/sh
+exec env PYTHONOPTIMIZE=2 PYTHONPYCACHEPREFIX={release}/bytecode {release}/venv/bin/mail-worker "$@"
+"""
 
 
 def build(host: Host, release: str, wheel: Path, wheelhouse: Path | None, say: Say) -> bool:
@@ -38,19 +48,27 @@ def build(host: Host, release: str, wheel: Path, wheelhouse: Path | None, say: S
     with zipfile.ZipFile(wheel) as archive:
         requirements.write_bytes(archive.read(_LIST))
     python = directory / "venv/bin/python"
+    # The pip that supervisor's venv has: one for each release would cost a small host ten seconds.
+    pip = (sys.executable, "-m", "pip", "--python", str(python), "install", *_OPTIONS)
     donor = _donor(host, directory)
     if donor is None:
-        _run("python3", "-m", "venv", str(directory / "venv"))
+        _run("python3", "-m", "venv", "--without-pip", str(directory / "venv"))
+        everything = directory / "everything.txt"
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        everything.write_text(f"--requirement {requirements}\n{wheel} --hash=sha256:{digest}\n", encoding="utf-8")
         source = ("--no-index", f"--find-links={wheelhouse}") if wheelhouse else ()
-        _run(str(python), *_PIP, "--require-hashes", "--only-binary=:all:", *source, f"--requirement={requirements}")
+        _run(*pip, "--require-hashes", "--only-binary=:all:", *source, f"--requirement={everything}")
     else:
         say(f"with the dependencies of {donor.name}")
         _link(donor, directory)
-    _run(str(python), *_PIP, "--no-deps", "--no-index", "--force-reinstall", str(wheel))
+        _run(*pip, "--no-deps", "--no-index", "--force-reinstall", str(wheel))
     # The programs run without docstrings, and may not write where their code is.
     environment = {"PYTHONOPTIMIZE": "2", "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
     _run(str(python), "-m", "worker.bytecode", environment=environment)
-    _run(str(directory / "venv/bin/mail-worker"), "--version")
+    command = directory / "mail-worker"
+    command.write_text(_COMMAND.format(release=directory), encoding="utf-8")
+    command.chmod(0o755)
+    _run(str(command), "--version")
     (directory / "complete").write_text(f"{release}\n", encoding="utf-8")
     return True
 

@@ -116,7 +116,7 @@ def last_lines(host: Host, full_name: str) -> list[str]:
 def _start_verify(host: Host, processes: list[Process], demands: Demands) -> "subprocess.Popen[str] | None":
     if not demands.verify_seconds or not processes:
         return None
-    command = host.current / "venv/bin/mail-worker"
+    command = host.current / "mail-worker"
     expected = [f"--expect={process.name}={process.pid}" for process in processes]
     canary = [f"--canary={demands.canary}"] if demands.canary else []
     return subprocess.Popen(

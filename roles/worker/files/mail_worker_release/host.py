@@ -33,6 +33,14 @@ class Host:
         return self.root / "etc/mail-worker/worker.env"
 
     @property
+    def environment_candidate(self) -> Path:
+        return self.environment.with_name("worker.env.candidate")
+
+    @property
+    def programs_candidate(self) -> Path:
+        return self.directory / "programs.candidate"
+
+    @property
     def programs(self) -> Path:
         """supervisord's programs as the deploy wrote them; drained hosts have others in `supervisor_programs`."""
         return self.directory / "programs.conf"
@@ -70,6 +78,19 @@ class Host:
     @property
     def logs(self) -> Path:
         return self.root / "var/log/mail-worker"
+
+    @property
+    def worker_command(self) -> Path:
+        """Where people look for `mail-worker`."""
+        return self.root / "usr/local/bin/mail-worker"
+
+    def make_directories(self, group: str) -> None:
+        """Makes what root alone writes to; members of `group` may read the environment."""
+        self.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.environment.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        shutil.chown(self.environment.parent, group=group)
+        # Before the first release it leads nowhere.
+        point(self.worker_command, str(self.current / "mail-worker"))
 
     def release_in_place(self) -> str:
         """The release that `current` leads to, "" without one."""

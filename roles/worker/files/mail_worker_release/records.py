@@ -59,8 +59,10 @@ def take_lock(host: Host, run: str, who: str, why: str, may_take_over: Callable[
     return "" if held is None or held["run"] == run else f"{held['who']}, {held['why']}, since {held['since']}"
 
 
-def release_lock(host: Host, run: str) -> None:
-    """Gives the lock back, if this run has it."""
+def release_lock(host: Host, run: str) -> bool:
+    """Gives the lock back, if this run has it; returns whether it had."""
     held = read_json(host.lock)
-    if held is not None and held["run"] == run:
-        host.lock.unlink()
+    if held is None or held["run"] != run:
+        return False
+    host.lock.unlink()
+    return True

@@ -1,0 +1,66 @@
+"""What a deploy brings: an environment and supervisord's programs, beside those in place until the switch."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from typing import TextIO
+
+from mail_worker_release.errors import ReleaseError
+from mail_worker_release.host import Host, put
+from mail_worker_release.switch import Setup
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `mail-worker check` said, and whether all is well."""
+
+    text: str
+    well: bool
+
+
+def stage(host: Host, stream: TextIO) -> None:
+    """Writes the candidates; `stream` holds JSON, so that the environment's secrets are on no command line.
+
+    Raises:
+        ReleaseError: it doesn't.
+    """
+    try:
+        given = json.load(stream)
+        environment, programs = given["environment"].encode(), given["programs"].encode()
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ReleaseError('stage reads {"environment": ..., "programs": ...} from its standard input.') from None
+    put(host.environment_candidate, environment, 0o640, like=host.environment.parent)
+    put(host.programs_candidate, programs, 0o644)
+
+
+def ask(host: Host, release: str) -> Answer:
+    """Lets the release ask each service, with the candidate's settings and the worker's few rights."""
+    done = subprocess.run(
+        [
+            *("runuser", "--user=mailworker", "--", "env", f"MAIL_WORKER_ENV_FILE={host.environment_candidate}"),
+            *(str(host.releases / release / "mail-worker"), "check"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return Answer(done.stdout.rstrip(), done.returncode == 0)
+
+
+def read(host: Host, release: str) -> Setup:
+    """What the host is to run.
+
+    Raises:
+        ReleaseError: nothing was staged.
+    """
+    try:
+        return Setup(release, host.environment_candidate.read_bytes(), host.programs_candidate.read_bytes())
+    except FileNotFoundError as error:
+        raise ReleaseError(f"{error.filename} isn't there: deploy again.") from None
+
+
+def discard(host: Host) -> None:
+    """Removes the candidates, and the wheels that releases were built from."""
+    for path in (host.environment_candidate, host.programs_candidate, *host.directory.glob("*.whl")):
+        path.unlink(missing_ok=True)
