@@ -24,6 +24,7 @@ from worker.processes import Process
 from worker.redis_client import encodable, explain
 
 REDIS_AGAIN_SECONDS = 1.0
+CANCEL_AGAIN_SECONDS = 1.0
 _REMIND_AFTER_SECONDS = 300.0
 
 logger = logging.getLogger(__name__)
@@ -126,15 +127,15 @@ class MailWorker(dramatiq.Worker):
         failure = next((task.exception() for task in (consuming, beating) if task.done()), None)
         stopping.set()
         self.broker.emit_before("worker_shutdown", self)
-        await _cancel(told, consuming)
+        await cancel(told, consuming)
         for _ in working:
             self._backlog.put_nowait(_END)
         _, unfinished = await asyncio.wait(working, timeout=stop_timeout_seconds)
         if unfinished:
             logger.warning("%d mails weren't finished in time and may be sent again.", len(unfinished))
-        await _cancel(*unfinished)
+        await cancel(*unfinished)
         await self._leave()
-        await _cancel(beating)
+        await cancel(beating)
         self.broker.emit_after("worker_shutdown", self)
         if failure is not None:
             raise failure
@@ -182,7 +183,7 @@ class MailWorker(dramatiq.Worker):
                 woken = await self._wait
         except asyncio.CancelledError:
             if self._wait is not None and not self._wait.cancelled():
-                await _cancel(self._wait)
+                await cancel(self._wait)
                 raise
             # The beat found that Redis doesn't answer on its own connection.
         finally:
@@ -389,7 +390,13 @@ def _coroutine(actor: "dramatiq.Actor[Any, Any]") -> Callable[..., Awaitable[Any
     return coroutine
 
 
-async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
-    for task in tasks:
-        task.cancel()
+async def cancel(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancels the tasks and waits for their ends, whatever these are. A task is told more than once: in Python 3.11,
+    `asyncio.wait_for`, which redis-py and aiosmtplib use, loses a cancellation that comes as its future ends
+    (https://github.com/python/cpython/issues/86296)."""
+    unfinished = {task for task in tasks if not task.done()}
+    while unfinished:
+        for task in unfinished:
+            task.cancel()
+        _, unfinished = await asyncio.wait(unfinished, timeout=CANCEL_AGAIN_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)
