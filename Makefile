@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: pytest help setup image demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
+.PHONY: first-half second-half help setup image demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
 
 PYTHON := .venv/bin/python
 # The test bed's containers need root; the other verbs don't. What root leaves in the checkout, its user couldn't delete.
@@ -46,7 +46,7 @@ deploy rollback drain resume status verify retire:
 test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule
 	@testbed/bootstrap.sh lint containers
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory --jobs=2 pytest molecule
+	@$(MAKE) --no-print-directory --jobs=2 first-half second-half
 	@$(MAKE) --no-print-directory test-down
 	@echo "test: all passed"
 
@@ -61,10 +61,13 @@ lint:
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
 
-# Beside Molecule's: both wait more than they work. One after the other, on the same services, whatever --jobs says.
-pytest:
+# Side by side: both wait more than they work. Within a half one after the other, whatever --jobs says.
+first-half:
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory integration
+
+second-half:
+	@$(MAKE) --no-print-directory molecule
 	@$(MAKE) --no-print-directory e2e
 
 integration:
@@ -72,14 +75,14 @@ integration:
 	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/integration
 
 e2e:
-	$(SUDO) $(PYTHON) -m testbed up test --services
+	$(SUDO) $(PYTHON) -m testbed up chaos --services
 	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/e2e
 
 molecule:
 	@for name in $(SCENARIOS); do $(SUDO) env PATH="$(PATH)" molecule test --scenario-name $$name || exit; done
 
 test-down: ## Remove everything that the tests started
-	@for name in test molecule hardening deploy cluster redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
+	@for name in test chaos molecule hardening deploy cluster redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
 
 lock: ## Write uv.lock and the hosts' hash-locked lists anew after a change in pyproject.toml
 	@testbed/lock.sh

@@ -9,7 +9,7 @@ from benchmarks.chaos import Chaos, Plan
 @pytest.mark.parametrize("hold", [False, True], ids=["resend", "hold"])
 def test_every_recipient_is_accounted_for(hold: bool) -> None:
     plan = Plan(
-        recipients=300,
+        recipients=200,
         processes=3,
         rate="20/s,150/m",
         hold=hold,
@@ -19,7 +19,7 @@ def test_every_recipient_is_accounted_for(hold: bool) -> None:
         dead_after_seconds=6,
         patience=400.0,
     )
-    with bench("test") as setup:
+    with bench("chaos") as setup:
         verdict = Chaos(setup, plan).run()
     assert verdict.good, verdict
     assert verdict.kills >= 3
