@@ -306,7 +306,11 @@ def test_the_lock(tmp_path: Path) -> None:
 def test_a_deploy_brings_its_settings_by_standard_input_and_leaves_nothing(tmp_path: Path) -> None:
     host = Host(tmp_path)
     (tmp_path / "usr/local/bin").mkdir(parents=True)
+    umask = os.umask(0o077)
     host.make_directories(grp.getgrgid(os.getgid()).gr_name)
+    os.umask(umask)
+    modes = [path.stat().st_mode & 0o777 for path in (host.directory, host.releases, host.environment.parent)]
+    assert modes == [0o755, 0o755, 0o750]
     assert host.worker_command.readlink() == host.current / "mail-worker"
     with pytest.raises(ReleaseError, match=r"worker\.env\.candidate isn't there: deploy again"):
         candidate.read(host, "v1")

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command."""
     # A controller that dies in the middle must not leave half a switch.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # The worker's user reads what root's umask might close.
+    os.umask(0o022)
     options = _parser().parse_args(arguments)
     host = Host(options.root)
     try:
@@ -85,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     build_command.add_argument("release", metavar="RELEASE")
     build_command.add_argument("wheel", type=Path, metavar="WHEEL")
     build_command.add_argument("--wheelhouse", type=Path, metavar="DIRECTORY", help="take every wheel from there")
-    stage = add("stage", _stage, "Take an environment and programs, and ask the services with them (so does this).")
+    stage = add("stage", _stage, "Take an environment and programs, ask the services with them (playbooks/deploy.yml).")
     stage.add_argument("release", metavar="RELEASE")
     switch_command = add("switch", _switch, "Run a release that is on the host (playbooks/deploy.yml does this).")
     switch_command.add_argument("release", metavar="RELEASE")

@@ -86,8 +86,9 @@ class Host:
 
     def make_directories(self, group: str) -> None:
         """Makes what root alone writes to; members of `group` may read the environment."""
-        self.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self.environment.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for path, mode in ((self.directory, 0o755), (self.releases, 0o755), (self.environment.parent, 0o750)):
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(mode)
         shutil.chown(self.environment.parent, group=group)
         # Before the first release it leads nowhere.
         point(self.worker_command, str(self.current / "mail-worker"))
