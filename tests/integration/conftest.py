@@ -98,6 +98,8 @@ def programs(tmp_path: Path, environment: dict[str, str], queue: redis.Redis, se
     finally:
         programs.end()
     printed = programs.printed()
+    # pytest shows it if the test failed.
+    print(printed)
     for secret in (services.redis_password, services.supabase_secret_key, services.smtp_password):
         assert secret not in printed
     assert "Traceback" not in printed
