@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: host_files
 short_description: Writes several of root's files in one go
 description:
-  - What ansible.builtin.template does for one file, for several ones. The contents come from its lookup.
+  - What ansible.builtin.template does for one file, and ansible.builtin.file for one link, for several ones. The
+    contents come from the lookup of the template module's name.
   - Directories that aren't there yet are made. Of the files that need a validation, none is written unless all pass.
 options:
   files:
@@ -21,9 +22,11 @@ options:
         type: path
         required: true
       content:
-        description: What.
+        description: What. Either this or O(files[].link).
         type: str
-        required: true
+      link:
+        description: What it is a symbolic link to; a file of that name goes.
+        type: str
       encoding:
         description: How O(files[].content) stands for the file's bytes.
         type: str
@@ -45,6 +48,8 @@ EXAMPLES = r"""
     files:
       - path: /etc/security/limits.d/90-hardening.conf
         content: "{{ lookup('ansible.builtin.template', 'limits.conf.j2') }}"
+      - path: /etc/localtime
+        link: /usr/share/zoneinfo/Etc/UTC
 """
 
 RETURN = r"""
@@ -98,6 +103,21 @@ def _candidate(module: AnsibleModule, path: Path, content: bytes, mode: int, val
     return name
 
 
+def _target(path: Path) -> Path | None:
+    return path.readlink() if path.is_symlink() else None
+
+
+def _make_link(module: AnsibleModule, path: Path, target: Path) -> None:
+    """In one step: readers find the old one or the new one."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not (path.parent / target).exists():
+        module.fail_json(msg=f"{path} isn't made a link to {target}, because that doesn't exist.")
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        new = Path(directory) / path.name
+        new.symlink_to(target)
+        new.replace(path)
+
+
 def _difference(path: Path, before: bytes, after: bytes) -> dict[str, str]:
     texts = {"before": before.decode(errors="replace"), "after": after.decode(errors="replace")}
     return {**texts, "before_header": str(path), "after_header": str(path)}
@@ -107,34 +127,50 @@ def main() -> None:
     """Runs as a module."""
     suboptions = {
         "path": {"type": "path", "required": True},
-        "content": {"type": "str", "required": True},
+        "content": {"type": "str"},
+        "link": {"type": "str"},
         "encoding": {"type": "str", "choices": ["utf-8", "base64"], "default": "utf-8"},
         "mode": {"type": "str", "default": "0644"},
         "validate": {"type": "str"},
     }
     module = _Module(
-        argument_spec={"files": {"type": "list", "elements": "dict", "required": True, "options": suboptions}},
+        argument_spec={
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": suboptions,
+                "mutually_exclusive": [("content", "link")],
+                "required_one_of": [("content", "link")],
+            }
+        },
         supports_check_mode=True,
     )
     os.umask(0o022)
     files = [
         (Path(each["path"]), _wanted(each["content"], each["encoding"]), int(each["mode"], 8), each["validate"])
         for each in module.params["files"]
+        if each["link"] is None
     ]
+    links = [(Path(each["path"]), Path(each["link"])) for each in module.params["files"] if each["link"] is not None]
     current = {path: _current(path) for path, *_ in files}
     written = [file for file in files if current[file[0]] != file[1]]
-    changed = bool(written)
+    linked = [(path, _target(path), target) for path, target in links if _target(path) != target]
+    changed = bool(written or linked)
     if not module.check_mode:
         candidates = [(_candidate(module, *file), file[0]) for file in written]
         for name, path in candidates:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             module.atomic_move(name, str(path))
+        for path, _, target in linked:
+            _make_link(module, path, target)
     for path, _, mode, _ in files:
         if path.exists():
             changed = module.set_mode_if_different(str(path), mode, changed)
             changed = module.set_owner_if_different(str(path), "root", changed)
             changed = module.set_group_if_different(str(path), "root", changed)
     differences = [_difference(path, current[path] or b"", wanted) for path, wanted, *_ in written]
+    differences += [_difference(path, bytes(before or b""), bytes(target)) for path, before, target in linked]
     module.exit_json(
         changed=changed,
         written=[str(path) for path, *_ in written],

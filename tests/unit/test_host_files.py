@@ -76,6 +76,23 @@ def test_a_link_becomes_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "target").exists()
 
 
+def test_links_are_made_once(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.write_text("a file\n", encoding="utf-8")
+    (tmp_path / "target").touch()
+    files = [{"path": str(path), "link": "target"} for path in (new, old)]
+    planned = _run(files, check=True, diff=True)
+    assert planned["changed"]
+    assert [(each["before"], each["after"]) for each in planned["diff"]] == [("", "target")] * 2
+    assert not new.is_symlink()
+    assert _run(files)["changed"]
+    assert [path.readlink() for path in (new, old)] == [Path("target")] * 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old", "target"]
+    assert not _run(files)["changed"]
+    refused = _run([{"path": str(new), "link": "/nowhere"}])
+    assert refused["msg"] == f"{new} isn't made a link to /nowhere, because that doesn't exist."
+
+
 def test_nothing_is_written_when_one_is_refused(tmp_path: Path) -> None:
     files = [
         {"path": str(tmp_path / "good"), "content": "x=1\n", "validate": "sh -n %s"},
