@@ -25,10 +25,6 @@ options:
     description: Distributions and their versions that will do.
     type: dict
     required: true
-  ram_mb:
-    description: The host's RAM.
-    type: int
-    required: true
   min_ram_mb:
     description: RAM that it needs.
     type: int
@@ -60,7 +56,6 @@ EXAMPLES = r"""
     distribution: Debian
     version: "13"
     systems: { Debian: ["12", "13"] }
-    ram_mb: "{{ ansible_facts['memtotal_mb'] }}"
     min_ram_mb: 400
     disk_paths: [/]
     min_free_disk_mb: 700
@@ -74,6 +69,12 @@ verdicts:
   returned: always
   type: list
   elements: dict
+ansible_facts:
+  description:
+    - C(memtotal_mb) and C(swaptotal_mb), and C(mounts) with the root filesystem alone, as the module setup has them in
+      its subset C(hardware), which takes a small host five seconds.
+  returned: always
+  type: dict
 can_probe:
   description: Whether the host's Python can run the other probes.
   returned: always
@@ -98,7 +99,6 @@ def main() -> None:
             "distribution": {"type": "str", "required": True},
             "version": {"type": "str", "required": True},
             "systems": {"type": "dict", "required": True},
-            "ram_mb": {"type": "int", "required": True},
             "min_ram_mb": {"type": "int", "required": True},
             "disk_paths": {"type": "list", "elements": "str", "required": True},
             "min_free_disk_mb": {"type": "int", "required": True},
@@ -110,22 +110,37 @@ def main() -> None:
     now = time.time()
     given = module.params
     host = given["host"]
+    ram_mb, swap_mb = (_memory_mb(name) for name in ("MemTotal", "SwapTotal"))
     missing = [name for name in ("ssl", "http") if importlib.util.find_spec(name) is None]
     python = system.python_verdict(host, tuple(sys.version_info), given["min_python"], missing)
     versions = {name: [str(each) for each in versions] for name, versions in given["systems"].items()}
     verdicts = [
         system.system_verdict(host, given["distribution"], given["version"], versions),
         python,
-        system.ram_verdict(host, given["ram_mb"], given["min_ram_mb"]),
+        system.ram_verdict(host, ram_mb, given["min_ram_mb"]),
         *system.disk_verdicts(host, _free(given["disk_paths"]), given["min_free_disk_mb"]),
         *_sudo(module, host),
     ]
     module.exit_json(
         changed=False,
         time=now,
+        ansible_facts={"memtotal_mb": ram_mb, "swaptotal_mb": swap_mb, "mounts": [_root()]},
         can_probe=python.level == "ok",
         verdicts=[verdict._asdict() for verdict in verdicts],
     )
+
+
+def _memory_mb(name: str) -> int:
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _root() -> dict[str, object]:
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines())
+    # The last one of several lies on top.
+    filesystem = [fields[2] for fields in mounts if fields[1] == "/"][-1]
+    found = os.statvfs("/")
+    return {"mount": "/", "fstype": filesystem, "size_available": found.f_bavail * found.f_frsize}
 
 
 def _free(paths: list[str]) -> list[tuple[list[str], int]]:
