@@ -319,9 +319,11 @@ def test_a_deploy_brings_its_settings_by_standard_input_and_leaves_nothing(tmp_p
             candidate.stage(host, io.StringIO(rubbish))
     candidate.stage(host, io.StringIO(json.dumps({"environment": "SMTP_PASS='ü'\n", "programs": "[program:x]\n"})))
     assert host.environment_candidate.stat().st_mode & 0o777 == 0o640
-    (host.directory / "mail_worker-1.whl").touch()
+    (host.wheels / "v1").mkdir(parents=True)
+    (host.wheels / "v1/mail_worker-1-py3-none-any.whl").touch()
     assert candidate.read(host, "v1") == switch.Setup("v1", "SMTP_PASS='ü'\n".encode(), b"[program:x]\n")
     candidate.discard(host)
+    assert not host.wheels.exists()
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == set()
 
 

@@ -1,6 +1,7 @@
 """What a deploy brings: an environment and supervisord's programs, beside those in place until the switch."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TextIO
@@ -62,5 +63,6 @@ def read(host: Host, release: str) -> Setup:
 
 def discard(host: Host) -> None:
     """Removes the candidates, and the wheels that releases were built from."""
-    for path in (host.environment_candidate, host.programs_candidate, *host.directory.glob("*.whl")):
+    for path in (host.environment_candidate, host.programs_candidate):
         path.unlink(missing_ok=True)
+    shutil.rmtree(host.wheels, ignore_errors=True)
