@@ -196,7 +196,9 @@ class Instance:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(key),
             "ansible_ssh_common_args": f"-o UserKnownHostsFile={known_hosts} -o IdentitiesOnly=yes",
-            **self._worker_variables(services),
+            # A container shows its host's RAM; size it as the VPS that it stands for.
+            "worker_ram_mb": VPS_RAM_MB,
+            **self.worker_variables(services),
         }
         inventory = {
             "mail_workers": {"hosts": {host: {"ansible_host": address, **shared} for host, address in hosts.items()}}
@@ -206,7 +208,8 @@ class Instance:
         # JSON is YAML.
         path.write_text(json.dumps(inventory, indent=2) + "\n", encoding="utf-8")
 
-    def _worker_variables(self, services: bool) -> dict[str, object]:
+    def worker_variables(self, services: bool) -> dict[str, object]:
+        """What a host of an inventory has to know to work with the services, or without them to be a guest here."""
         authorities = sorted(map(str, _EXTRA_CA_DIRECTORY.glob("*.crt")))
         if not services:
             return {"base_ca_certificates": authorities}
@@ -223,8 +226,6 @@ class Instance:
             "worker_mail_from": "The test bed <news@testbed.example>",
             # No DNS knows that domain.
             "preflight_mail_from": "",
-            # A container shows its host's RAM; size it as the VPS that it stands for.
-            "worker_ram_mb": VPS_RAM_MB,
         }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from demo.campaign import Campaign
 from demo.tally import Tally, tally
 from testbed.services import Services
-from worker.processes import alive
+from worker.processes import Process, alive
 from worker.producer import enqueue, read_jobs
 from worker.redis_client import connect
 from worker.settings import Secret
@@ -31,10 +31,12 @@ class SteadyCampaign:
     def accepted(self) -> int:
         return len(self._times())
 
-    def longest_pause(self, since: float, until: float) -> float:
-        """In seconds, between two accepted mails of the fleet."""
-        times = [since, *(moment for moment in self._times() if since < moment < until), until]
-        return max(later - earlier for earlier, later in itertools.pairwise(times))
+    def pause_since(self, began: float) -> str:
+        """How long that is, and the longest time between two accepted mails of the fleet in it."""
+        until = time.time()
+        times = [began, *(moment for moment in self._times() if began < moment < until), until]
+        pause = max(later - earlier for earlier, later in itertools.pairwise(times))
+        return f"{until - began:.0f} s, in which the longest pause of the fleet was {pause:.1f} s"
 
     def wait_for(self, mails: int) -> None:
         """Until so many more were accepted."""
@@ -45,9 +47,11 @@ class SteadyCampaign:
             time.sleep(0.5)
 
     def finish(self) -> Tally:
-        """Waits for its end."""
-        deadline = time.monotonic() + DONE_WITHIN_SECONDS
+        """Waits for its end, as long as that comes nearer."""
+        latest, deadline = None, 0.0
         while not (result := tally(self._services, self._campaign)).accounted_for:
+            if result != latest:
+                latest, deadline = result, time.monotonic() + DONE_WITHIN_SECONDS
             assert time.monotonic() < deadline, result
             time.sleep(1)
         return result
@@ -55,6 +59,30 @@ class SteadyCampaign:
     def _times(self) -> list[float]:
         mark = f".{self._campaign.tag}@"
         return sorted(float(line["time"]) for line in self._services.accepted() if mark in line["rcpt"])
+
+
+def wait_until_all_send(redis_url: str) -> None:
+    """Until each host has sent a mail from now on, as its processes tell Redis."""
+    before = [process for process in alive(connect(Secret(redis_url))) if process.concurrency]
+    hosts = {_host(process) for process in before}
+    told = {process.name: (process.pid, process.sent) for process in before}
+    deadline = time.monotonic() + DONE_WITHIN_SECONDS
+    while silent := hosts - {
+        _host(process)
+        for process in alive(connect(Secret(redis_url)))
+        if process.sent and (process.pid, process.sent) != told.get(process.name)
+    }:
+        assert time.monotonic() < deadline, f"{silent} sent nothing"
+        time.sleep(1)
+
+
+def _host(process: Process) -> str:
+    return process.name.partition("/")[0]
+
+
+def pids(redis_url: str) -> dict[str, int]:
+    """Each process of the fleet, recorders too."""
+    return {process.name: process.pid for process in alive(connect(Secret(redis_url)))}
 
 
 def releases(redis_url: str) -> dict[str, str]:

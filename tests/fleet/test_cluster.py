@@ -16,7 +16,7 @@ PASSWORDS = {f"redis_{user}_password": token_hex(16) for user in ("worker", "app
 
 
 def test_hosts_come_and_go_under_a_campaign(
-    fleet: Fleet, tmp_path: Path, pause: Callable[[str, float], None], monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, tmp_path: Path, say: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts = fleet.inventory["mail_workers"]["hosts"]
     address = hosts[BROKER]["ansible_host"]
@@ -52,14 +52,14 @@ def test_hosts_come_and_go_under_a_campaign(
     hosts[ADDED] = added
     began = time.time()
     fleet.play("site", f"--limit={ADDED},localhost")
-    pause("a host more", campaign.longest_pause(began, time.time()))
+    say(f"a host more: {campaign.pause_since(began)}")
     assert {name.partition("/")[0] for name in releases(worker_url)} == set(hosts)
 
     refusal = fleet.play("retire", fails=True)
     assert "That would retire every host of the inventory" in refusal
     began = time.time()
     fleet.play("retire", f"--limit={RETIRED}")
-    pause("a host less", campaign.longest_pause(began, time.time()))
+    say(f"a host less: {campaign.pause_since(began)}")
     assert {name.partition("/")[0] for name in releases(worker_url)} == set(hosts) - {RETIRED}
     secrets = (PASSWORDS["redis_worker_password"], fleet.services.supabase_secret_key, fleet.services.smtp_password)
     assert fleet.files_with_secrets(RETIRED, *secrets) == []

@@ -1,8 +1,10 @@
-"""v1 → v2 → a broken v3 → rollback, while a campaign runs: molecule/deploy calls it.
+"""v1 → v2 → a broken v3 → rollback, while a campaign runs, and a rollback without a network: molecule/deploy calls it.
 
-MAIL_FAULTS names the kinds of a broken v3, or "all": each takes two minutes, and what they share is tested once."""
+MAIL_FAULTS names the kinds of a broken v3, or "all": each takes two minutes, and what they share is tested once.
+MAIL_RECIPIENTS at MAIL_RATE must last until the rollback, on hosts that are slower than containers too."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +12,29 @@ from secrets import token_hex
 
 import redis
 
-from tests.fleet.campaign import SteadyCampaign, releases
+from tests.fleet.campaign import SteadyCampaign, pids, releases, wait_until_all_send
 from tests.fleet.conftest import Fleet
 from tests.fleet.versions import BROKEN, make_version
 
-RECIPIENTS = 12_000
+RECIPIENTS = int(os.environ.get("MAIL_RECIPIENTS", "12000"))
+ROLLBACK_SECONDS = 15.0
+
+#: All traffic but the host's with itself is dropped while it goes back; the connection that asked for it outlasts that.
+ROLL_BACK_WITHOUT_NETWORK = """
+nft -f - <<'END'
+table inet cut {{
+  chain in {{ type filter hook input priority -300; policy drop; iif lo accept; }}
+  chain out {{ type filter hook output priority -300; policy drop; oif lo accept; }}
+}}
+END
+trap 'nft delete table inet cut' EXIT
+began=$(date +%s.%N)
+mail-worker-release rollback {release} || exit
+echo "$began $(date +%s.%N)"
+"""
 
 
-def test_releases_come_and_go_under_a_campaign(
-    fleet: Fleet, tmp_path: Path, pause: Callable[[str, float], None]
-) -> None:
+def test_releases_come_and_go_under_a_campaign(fleet: Fleet, tmp_path: Path, say: Callable[[str], None]) -> None:
     redis_url = fleet.services.redis_url
     first = set(releases(redis_url).values())
     assert len(first) == 1
@@ -29,14 +44,14 @@ def test_releases_come_and_go_under_a_campaign(
 
     began = time.time()
     printed = fleet.play("deploy", worker_source_directory=str(make_version(tmp_path, "0.2.0")))
-    pause("v1 to v2", campaign.longest_pause(began, time.time()))
+    say(f"v1 to v2: {campaign.pause_since(began)}")
     assert "mails leave" in printed
-    second = releases(redis_url)
+    second, processes = releases(redis_url), pids(redis_url)
     assert all(release.startswith("0.2.0-") for release in second.values()), second
 
     printed = fleet.play("deploy", worker_source_directory=str(tmp_path / "0.2.0-"))
     assert printed.count("unchanged: 0.2.0-") == len(fleet.inventory["mail_workers"]["hosts"])
-    assert releases(redis_url) == second
+    assert pids(redis_url) == processes
 
     faults = os.environ.get("MAIL_FAULTS", "sends nothing")
     for fault in BROKEN if faults == "all" else faults.split(","):
@@ -47,17 +62,18 @@ def test_releases_come_and_go_under_a_campaign(
             worker_source_directory=str(make_version(tmp_path, "0.3.0", fault)),
             worker_gate_seconds=15,
         )
-        pause(f"v3 that {fault}", campaign.longest_pause(began, time.time()))
+        say(f"v3 that {fault}: {campaign.pause_since(began)}")
         assert ": 0.3.0-" in printed
         assert " failed, and what ran before runs again." in printed
         assert "the deploy stopped, because of" in printed
         campaign.wait_for(20)
+        wait_until_all_send(redis_url)
         assert releases(redis_url).keys() == second.keys()
         assert set(releases(redis_url).values()) == set(second.values())
 
     began = time.time()
     fleet.play("rollback")
-    pause("rollback to v1", campaign.longest_pause(began, time.time()))
+    say(f"rollback to v1: {campaign.pause_since(began)}")
     campaign.wait_for(20)
     assert set(releases(redis_url).values()) == first
 
@@ -66,11 +82,22 @@ def test_releases_come_and_go_under_a_campaign(
     with redis.Redis.from_url(redis_url) as client:
         client.execute_command("ACL", "SETUSER", "default", f">{new_password}")
         new_url = redis_url.replace(fleet.services.redis_password, new_password)
-        fleet.play("deploy", worker_redis_url=new_url, worker_mail_rate="")
+        fleet.play("deploy", worker_redis_url=new_url, worker_mail_rate="", worker_releases_kept=9)
         client.execute_command("ACL", "SETUSER", "default", f"<{fleet.services.redis_password}")
     for host in fleet.inventory["mail_workers"]["hosts"]:
         secrets = (new_password, fleet.services.supabase_secret_key, fleet.services.smtp_password)
         assert fleet.files_with_secrets(host, *secrets) == ["/etc/mail-worker/worker.env"]
         assert fleet.files_with_secrets(host, fleet.services.redis_password) == []
     result = campaign.finish()
+    say(str(result))
     assert result.accepted == result.unique, result
+
+    release = next(iter(second.values()))
+    *lines, times = fleet.says(host, ROLL_BACK_WITHOUT_NETWORK.format(release=release)).splitlines()
+    began, ended = map(float, times.split())
+    say(f"rollback without a network: {ended - began:.1f} s; {'; '.join(lines)}")
+    assert lines[-1] == f"{release} runs again"
+    assert ended - began < ROLLBACK_SECONDS
+    status = fleet.says(host, "mail-worker-release status")
+    assert f"release    {release};" in status
+    assert set(re.findall(r"(?m)^process .* (\w+) +\d+ MB$", status)) == {"RUNNING"}

@@ -17,7 +17,12 @@ _ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 
 
 def run_playbook(
-    playbook: str, inventories: Sequence[Path], directory: Path, variables: Mapping[str, object], *options: str
+    playbook: str,
+    inventories: Sequence[Path],
+    directory: Path,
+    variables: Mapping[str, object],
+    *options: str,
+    timeout_seconds: float = 400.0,
 ) -> "subprocess.CompletedProcess[str]":
     """Runs it with these extra variables, which it writes into `directory`."""
     path = directory / "variables.json"
@@ -29,7 +34,7 @@ def run_playbook(
         env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=timeout_seconds,
         check=False,
     )
 

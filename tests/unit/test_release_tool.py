@@ -27,6 +27,7 @@ DEMANDS = Demands(watch_seconds=0.5, verify_seconds=0, max_rss_mb=80)
 STEADY = "import time\ntime.sleep(1000)"
 CRASHING = "raise SystemExit('no such table')"
 DYING = "import time\ntime.sleep(1.4)\nraise SystemExit('gone')"
+STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(1000)"
 GREEDY = "import time\nheld = b'x' * (120 << 20)\ntime.sleep(1000)"
 
 _SUPERVISORD = """
@@ -124,7 +125,12 @@ class Fixture:
 
     def rollback(self, release: str = "") -> str:
         return switch.rollback(
-            self.host, self.supervisor, release, "ann", lambda: drain.wait_until_up(self.host, self.supervisor)
+            self.host,
+            self.supervisor,
+            release,
+            "ann",
+            lambda: drain.wait_until_up(self.host, self.supervisor),
+            self.said.append,
         )
 
     def pids(self) -> dict[str, int]:
@@ -170,6 +176,16 @@ def test_an_upgrade_and_two_rollbacks(fixture: Fixture) -> None:
     lines = fixture.host.audit.read_text(encoding="utf-8").splitlines()
     assert [line.partition(" ")[2] for line in lines[:3]] == ["ann: 1 runs", "ann: 2 runs, was 1", "ann: 3 runs, was 2"]
     assert lines[-1].endswith("ann: back to 3 from 1")
+
+
+def test_a_rollback_doesnt_wait_for_what_doesnt_stop(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixture.switch(fixture.setup(fixture.release("2", STUBBORN), startsecs=1))
+    monkeypatch.setattr(switch, "ROLLBACK_KILLS_AFTER_SECONDS", 1.0)
+    began = time.monotonic()
+    assert fixture.rollback() == "1"
+    assert time.monotonic() - began < 8  # supervisord kills after ten.
+    fixture.runs("1")
+    assert fixture.said[-1] == "killed, not stopped after 1 s: mail-recorder:mail-recorder, mail-worker:mail-worker_00"
 
 
 def test_what_changes_nothing_restarts_nothing(fixture: Fixture) -> None:

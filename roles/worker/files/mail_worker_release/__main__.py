@@ -160,7 +160,7 @@ def _rollback(host: Host, supervisor: Supervisor, options: argparse.Namespace) -
     if (lock := read_json(host.lock)) is not None:
         say(f"{lock['who']} has locked this host since {lock['since']} ({lock['why']}): stop that run if it lives")
     release = switch.rollback(
-        host, supervisor, options.release, options.by, lambda: drain.wait_until_up(host, supervisor)
+        host, supervisor, options.release, options.by, lambda: drain.wait_until_up(host, supervisor), say
     )
     say(f"{release} runs again")
     return 0

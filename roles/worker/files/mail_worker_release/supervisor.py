@@ -1,6 +1,7 @@
 """supervisord on this host, as far as our programs go. docs: http://supervisord.org/api.html"""
 
 import http.client
+import math
 import time
 import xmlrpc.client
 from dataclasses import dataclass
@@ -75,11 +76,24 @@ class Supervisor:
         answer = self._call("supervisor.startProcess", full_name, allowed=(Faults.ALREADY_STARTED, *faults))
         return answer not in faults
 
-    def stop_all(self, full_names: list[str]) -> None:
-        """Tells them all at once, then waits for each; supervisord kills what exceeds its stopwaitsecs."""
+    def stop_all(self, full_names: list[str], kill_after_seconds: float = math.inf) -> list[str]:
+        """Tells them all at once, then waits for each; supervisord kills what exceeds its stopwaitsecs.
+
+        Args:
+            kill_after_seconds: these may be less than stopwaitsecs.
+
+        Returns:
+            Those that had to be killed for that.
+        """
         self._multicall("supervisor.stopProcess", [(name, False) for name in full_names])
-        while any(process.full_name in full_names and process.pid for process in self.processes()):
+        kill_at = time.monotonic() + kill_after_seconds
+        killed: list[str] = []
+        while left := [each.full_name for each in self.processes() if each.full_name in full_names and each.pid]:
+            if not killed and time.monotonic() > kill_at:
+                killed = left
+                self._multicall("supervisor.signalProcess", [(name, "KILL") for name in left])
             time.sleep(0.1)
+        return killed
 
     def start_all(self, full_names: list[str]) -> None:
         """Starts them without waiting."""

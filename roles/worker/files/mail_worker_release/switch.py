@@ -16,6 +16,9 @@ from mail_worker_release.programs import changed_groups, for_supervisor
 from mail_worker_release.records import Proven, read_proven, record, write_proven
 from mail_worker_release.supervisor import GROUPS, WORKERS, Process, Supervisor, is_up
 
+#: A rollback is to take 15 s at the most; without a network, a worker waits longer for its mails' answers and Redis.
+ROLLBACK_KILLS_AFTER_SECONDS = 8.0
+
 Say = Callable[[str], None]
 
 
@@ -170,8 +173,11 @@ def _take_back(host: Host, supervisor: Supervisor, wanted: Setup, before: Setup,
         ) from error
 
 
-def rollback(host: Host, supervisor: Supervisor, release: str, by: str, wait_until_up: Callable[[], None]) -> str:
+def rollback(
+    host: Host, supervisor: Supervisor, release: str, by: str, wait_until_up: Callable[[], None], say: Say
+) -> str:
     """Goes back to a release that is on the host, all processes at once and without any network; returns its name.
+    What doesn't stop in ROLLBACK_KILLS_AFTER_SECONDS is killed.
 
     Raises:
         ReleaseError: there's nothing to go back to, or it doesn't start.
@@ -191,7 +197,8 @@ def rollback(host: Host, supervisor: Supervisor, release: str, by: str, wait_unt
     setup.put_in_place(host)
     supervisor.read_programs()
     names = [process.full_name for process in due_processes(host, supervisor)]
-    supervisor.stop_all(names)
+    if killed := supervisor.stop_all(names, ROLLBACK_KILLS_AFTER_SECONDS):
+        say(f"killed, not stopped after {ROLLBACK_KILLS_AFTER_SECONDS:.0f} s: {', '.join(killed)}")
     supervisor.start_all(names)
     wait_until_up()
     older = proven.previous[proven.previous.index(target) + 1 :] if target in proven.previous else proven.previous
