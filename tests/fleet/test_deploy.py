@@ -82,7 +82,7 @@ def test_releases_come_and_go_under_a_campaign(fleet: Fleet, tmp_path: Path, say
     with redis.Redis.from_url(redis_url) as client:
         client.execute_command("ACL", "SETUSER", "default", f">{new_password}")
         new_url = redis_url.replace(fleet.services.redis_password, new_password)
-        fleet.play("deploy", worker_redis_url=new_url, worker_mail_rate="", worker_releases_kept=9)
+        fleet.play("deploy", worker_redis_url=new_url, worker_mail_rate="")
         client.execute_command("ACL", "SETUSER", "default", f"<{fleet.services.redis_password}")
     for host in fleet.inventory["mail_workers"]["hosts"]:
         secrets = (new_password, fleet.services.supabase_secret_key, fleet.services.smtp_password)

@@ -301,7 +301,9 @@ def test_old_releases_go(fixture: Fixture) -> None:
     for name in "23":
         fixture.release(name)
     fixture.switch(fixture.setup(fixture.release("4")))
-    assert switch.prune(fixture.host, 2) == ["2"]
+    fixture.release("5")
+    (fixture.host.releases / "5/failed").touch()
+    assert switch.prune(fixture.host, 2) == ["2"]  # A failed one takes nobody's place.
     assert switch.prune(fixture.host, 1) == ["3"]  # 1 ran before: a rollback leads there.
     fixture.runs("4")
 

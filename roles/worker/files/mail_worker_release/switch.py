@@ -221,10 +221,10 @@ def prune(host: Host, keep: int) -> list[str]:
         kept |= {proven.release, _previous(host, proven)}
     if before is not None:
         kept.add(before.release)
-    found = sorted((path for path in host.releases.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    removable = [
-        path for path in found[: max(len(found) - keep, 0)] if path.name not in kept and not (path / "failed").exists()
-    ]
+    # Those that failed don't count either, or a row of them would push out what a rollback may want.
+    sound = [path for path in host.releases.iterdir() if path.is_dir() and not (path / "failed").exists()]
+    sound.sort(key=lambda path: path.stat().st_mtime)
+    removable = [path for path in sound[: max(len(sound) - keep, 0)] if path.name not in kept]
     for path in removable:
         remove(path)
     return [path.name for path in removable]
