@@ -31,6 +31,9 @@ DEAD_LETTERS = f"{WAITING}.XQ"
 DEAD_LETTER_MESSAGES = f"{WAITING}.XQ.msgs"
 HEARTBEATS = f"{QUEUE_NAMESPACE}:__heartbeats__"
 
+#: LIST of the ids that woke idle processes; the next fetch takes them, whoever's it is. One list for all, since Redis
+#: may still serve a connection whose process is forgotten.
+WOKEN = "mail:woken"
 #: ZSET id → time in ms at which a delayed message is due; Dramatiq has the time in the message alone.
 DUE = "mail:due"
 #: ZSET for each priority: lane → how many messages were taken from it, so that the least served comes next.
@@ -41,11 +44,6 @@ LANE_PREFIX = "mail:lane:"
 def acks(process: str) -> str:
     """SET of message ids that a process has fetched and not settled yet."""
     return f"{QUEUE_NAMESPACE}:__acks__.{process}.{QUEUE}"
-
-
-def woken(process: str) -> str:
-    """LIST of the ids that woke an idle process; it takes them with its next fetch."""
-    return f"mail:woken:{process}"
 
 
 def lane(campaign_id: str) -> str:

@@ -86,13 +86,13 @@ class MessageQueue:
         self._process = process
         self._reported_commands = 0
         self._acks = keys.acks(process)
-        self._woken = keys.woken(process)
         self._beat_keys = [
             *QUEUE_KEYS,
             keys.PROCESSES,
             keys.in_flight(account),
             keys.connections(account),
             keys.COMMANDS,
+            keys.WOKEN,
         ]
         self._fetch = client.register_script(script("lanes", "fetch"))
         self._beat = client.register_script(script("lanes", "beat"))
@@ -105,15 +105,15 @@ class MessageQueue:
     async def fetch(self, wanted: int) -> Fetched:
         """Takes up to `wanted` messages, at once."""
         taken, unsorted, due_ms = await self._fetch(
-            keys=[*QUEUE_KEYS, self._acks, self._woken], args=[self._process, wanted, FETCH_BYTES, SORT_AT_ONCE]
+            keys=[*QUEUE_KEYS, self._acks, keys.WOKEN], args=[self._process, wanted, FETCH_BYTES, SORT_AT_ONCE]
         )
         messages = [(identity.decode(*_IDS), data) for identity, data in zip(taken[::2], taken[1::2], strict=True)]
         return Fetched(messages, unsorted, _seconds(due_ms))
 
     async def wait(self) -> bool:
         """Waits until a message wakes this process, which the next fetch finds; False after `WAIT_SECONDS`."""
-        # The moved id is taken by the next fetch, or found by the others if this process dies before that.
-        return await self._waiting_client.blmove(keys.WAITING, self._woken, WAIT_SECONDS, "LEFT", "RIGHT") is not None
+        # The moved id is taken by the next fetch, or found by another idle process if this one dies before that.
+        return await self._waiting_client.blmove(keys.WAITING, keys.WOKEN, WAIT_SECONDS, "LEFT", "RIGHT") is not None
 
     async def beat(self, process: Process, dead_after_ms: int | None, *, idle: bool) -> Beat:
         """Says that this process is alive.
@@ -157,7 +157,7 @@ class MessageQueue:
         for settlement in settlements:
             values = (*settlement.values, "", "", "")[:3]
             args += [settlement.action, settlement.redis_message_id.encode(*_IDS), *values]
-        await self._settle(keys=[*QUEUE_KEYS, self._acks, keys.HELD_MESSAGES, self._woken], args=args)
+        await self._settle(keys=[*QUEUE_KEYS, self._acks, keys.HELD_MESSAGES, keys.WOKEN], args=args)
         return [None] * len(settlements)
 
 

@@ -32,9 +32,9 @@ class Fleet:
     """Starts workers in this process, each with a connection and a name of its own."""
 
     def __init__(self, services: Services, queue: "redis.Redis") -> None:
-        self._url = Secret(services.redis_url)
+        self.url = Secret(services.redis_url)
         self.redis = queue
-        self.broker = MailBroker(connect(self._url))
+        self.broker = MailBroker(connect(self.url))
 
     def actor(self, function: Function, **options: Any) -> Any:
         """Declares an actor on the mails' queue."""
@@ -45,7 +45,7 @@ class Fleet:
         self, name: str = "w", *, concurrency: int = 4, dead_after_seconds: float = 30.0, stop_seconds: float = 10.0
     ) -> AsyncIterator[asyncio.Event]:
         """A running worker; it stops, and leaves in order, when the block ends or the event is set."""
-        client, waiting = connect_async(self._url, 4), connect_async(self._url, 1, socket_timeout_seconds=70)
+        client, waiting = connect_async(self.url, 4), connect_async(self.url, 1, socket_timeout_seconds=70)
         stopping = asyncio.Event()
         worker = MailWorker(
             self.broker,
@@ -361,17 +361,44 @@ async def test_a_dead_processs_messages_come_back(fleet: Fleet) -> None:
     actor = fleet.actor(work)
     for number in range(5):
         actor.send(number)
-    # Another process has fetched three of them, was woken by one, and was heard of last a while ago.
+    # Another process has fetched three of them, and was heard of last a while ago.
     fetched: Any = fleet.redis.lpop(keys.WAITING, 3)
     fleet.redis.sadd(keys.acks("dead"), *fetched)
-    fleet.redis.blmove(keys.WAITING, keys.woken("dead"), 1)
     now_ms = time.time() * 1000
     fleet.redis.zadd(keys.HEARTBEATS, {"dead": now_ms})
     async with fleet.worker(dead_after_seconds=2.0):
         await fleet.until(lambda: len(done) == 5)
     assert sorted(done) == list(range(5))
     assert fleet.redis.zscore(keys.HEARTBEATS, "dead") is None
-    assert fleet.redis.exists(keys.acks("dead"), keys.woken("dead")) == 0
+    assert fleet.redis.exists(keys.acks("dead")) == 0
+
+
+async def test_connections_of_the_forgotten_take_no_messages_with_them(fleet: Fleet) -> None:
+    done: list[int] = []
+
+    async def work(number: int) -> None:
+        done.append(number)
+
+    actor = fleet.actor(work)
+    # As after a power cut: Redis heard of no end, and the processes themselves may be forgotten by now.
+    pool = redis.ConnectionPool.from_url(fleet.url, client_name="forgotten")
+    connections = [pool.get_connection() for _ in range(2)]
+    for connection in connections:
+        connection.send_command("BLMOVE", keys.WAITING, keys.WOKEN, "LEFT", "RIGHT", 60)  # type: ignore[no-untyped-call]
+
+    def waiting() -> int:
+        clients: Any = fleet.redis.client_list()
+        return sum(client["name"] == "forgotten" and "b" in client["flags"] for client in clients)
+
+    await fleet.until(lambda: waiting() == 2)
+    async with fleet.worker(dead_after_seconds=2.0):
+        await asyncio.sleep(0.5)
+        for number in range(2):
+            actor.send(number)
+        assert waiting() == 0
+        await fleet.until(lambda: fleet.left() == 0)
+    assert sorted(done) == [0, 1]
+    pool.disconnect()
 
 
 async def test_a_message_that_was_taken_away_isnt_acknowledged_by_its_old_owner(fleet: Fleet) -> None:

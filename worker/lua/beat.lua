@@ -4,6 +4,7 @@
 -- KEYS[13]  mail:account:NAME:flight     ZSET claimant -> ms, the account's mails that are being sent
 -- KEYS[14]  mail:account:NAME:connections HASH process -> open connections
 -- KEYS[15]  mail:commands                HASH month -> Redis commands that were sent
+-- KEYS[16]  mail:woken                   LIST of ids that woke idle processes
 -- ARGV[1]   process   ARGV[2]  its name   ARGV[3]  its line for mail:processes
 -- ARGV[4]   ms of silence after which a process is dead; empty: this one can't judge that yet
 -- ARGV[5]   1 if the process has nothing to do
@@ -35,8 +36,6 @@ if ARGV[4] ~= '' then
     -- A Dramatiq worker of the plain kind holds delayed messages too.
     acks = acks .. '.DQ'
     held = held + give_back(acks, redis.call('SMEMBERS', acks), DELAYED_MESSAGES, DELAYED)
-    local woken = 'mail:woken:' .. process
-    held = held + give_back(woken, redis.call('LRANGE', woken, 0, -1), MESSAGES, WAITING)
     holders = holders + (held > 0 and 1 or 0)
     redis.call('HDEL', KEYS[14], process)
     redis.call('ZREM', HEARTBEATS, process)
@@ -58,10 +57,10 @@ if ARGV[4] ~= '' then
     redis.call('HDEL', DEAD_MESSAGES, id)
   end
 end
--- A connection that was cut may live on in Redis, first in the line of those that wait, and take a message to nowhere.
+-- A connection that was cut, whether its process lives or not, may live on in Redis, first in the line of those that
+-- wait, and be woken in vain.
 if ARGV[5] == '1' then
-  local own = 'mail:woken:' .. ARGV[1]
-  give_back(own, redis.call('LRANGE', own, 0, -1), MESSAGES, WAITING)
+  give_back(KEYS[16], redis.call('LRANGE', KEYS[16], 0, -1), MESSAGES, WAITING)
 end
 -- Messages in lanes wake nobody: a process that died after it had sorted them may have been the only busy one.
 if ARGV[5] == '1' and redis.call('LLEN', WAITING) == 0 then

@@ -1,7 +1,7 @@
 -- Takes messages for a process: from the campaign that was served least, of the highest priority that has any.
 --
 -- KEYS[12]  dramatiq:__acks__.PROCESS.mail  SET of ids that the process has fetched and not settled yet
--- KEYS[13]  mail:woken:PROCESS              LIST of ids that woke the process
+-- KEYS[13]  mail:woken                      LIST of ids that woke idle processes
 -- ARGV[1]   process   ARGV[2]  messages wanted   ARGV[3]  bytes after which no further message is taken
 -- ARGV[4]   ids to sort into lanes at the most
 --

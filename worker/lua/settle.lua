@@ -2,7 +2,7 @@
 --
 -- KEYS[12]  dramatiq:__acks__.PROCESS.mail  SET of ids that the process has fetched and not settled yet
 -- KEYS[13]  mail:uncertain:msgs             HASH mail -> message that is held
--- KEYS[14]  mail:woken:PROCESS              LIST of ids that woke the process
+-- KEYS[14]  mail:woken                      LIST of ids that woke idle processes
 -- ARGV      five for each message: what to do, id, and three more by what is to be done:
 --   ack       -                                   it's done with
 --   nack      reason                              to the dead letters
