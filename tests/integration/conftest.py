@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,16 @@ from testbed.services import Services
 from tests.integration.programs import Programs
 
 INSTANCE = "test"
+PROGRAMS = pytest.StashKey[Programs]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows what a failed test's programs printed."""
+    report = yield
+    if report.failed and (programs := item.stash.get(PROGRAMS, None)):
+        report.sections.append(("the programs", programs.printed()))
+    return report
 
 
 class MakeCampaign(Protocol):
@@ -90,16 +100,21 @@ def environment(services: Services, bytecode: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def programs(tmp_path: Path, environment: dict[str, str], queue: redis.Redis, services: Services) -> Iterator[Programs]:
+def programs(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    environment: dict[str, str],
+    queue: redis.Redis,
+    services: Services,
+) -> Iterator[Programs]:
     """Starts programs; ends them after the test, and reads what they printed for what must never be there."""
     programs = Programs(tmp_path, environment)
+    request.node.stash[PROGRAMS] = programs
     try:
         yield programs
     finally:
         programs.end()
     printed = programs.printed()
-    # pytest shows it if the test failed.
-    print(printed)
     for secret in (services.redis_password, services.supabase_secret_key, services.smtp_password):
         assert secret not in printed
     assert "Traceback" not in printed

@@ -28,7 +28,7 @@ def sent(
     campaign = make_campaign(MAILS)
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(jobs.read_text(encoding="utf-8").replace("refused-", "reader-"), encoding="utf-8")
-    programs.run("enqueue", str(jobs))
+    assert programs.run("enqueue", str(jobs)) == (0, f"queued {MAILS} jobs\n")
     worker = programs.start("run", WORKER_CONCURRENCY="20")
     wait_until(lambda: queue.xlen(keys.OUTBOX) == MAILS)
     worker.stop()
