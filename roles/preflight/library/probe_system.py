@@ -124,7 +124,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         time=now,
-        ansible_facts={"memtotal_mb": ram_mb, "swaptotal_mb": swap_mb, "mounts": [_root()]},
+        ansible_facts={"memtotal_mb": ram_mb, "swaptotal_mb": swap_mb, "mounts": _root()},
         can_probe=python.level == "ok",
         verdicts=[verdict._asdict() for verdict in verdicts],
     )
@@ -135,12 +135,12 @@ def _memory_mb(name: str) -> int:
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def _root() -> dict[str, object]:
+def _root() -> list[dict[str, object]]:
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines())
+    available = os.statvfs("/")
+    size = available.f_bavail * available.f_frsize
     # The last one of several lies on top.
-    filesystem = [fields[2] for fields in mounts if fields[1] == "/"][-1]
-    found = os.statvfs("/")
-    return {"mount": "/", "fstype": filesystem, "size_available": found.f_bavail * found.f_frsize}
+    return [{"mount": "/", "fstype": fields[2], "size_available": size} for fields in mounts if fields[1] == "/"][-1:]
 
 
 def _free(paths: list[str]) -> list[tuple[list[str], int]]:
