@@ -86,7 +86,22 @@ def test_the_hosts_processes_are_numbered_as_supervisords(rendered: Path) -> Non
     facts = json.loads((rendered / "facts.json").read_text(encoding="utf-8"))
     workers = [f"mail-worker@{number:02d}.service" for number in range(3)]
     assert facts["units"] == ["mail-recorder.service", *workers]
-    assert facts["excluded"] == facts["units"]
+
+
+def test_needrestart_leaves_the_containers_alone(rendered: Path) -> None:
+    units = json.loads((rendered / "facts.json").read_text(encoding="utf-8"))["units"]
+    program = """
+        our %nrconf = (override_rc => {});
+        do($ARGV[0]) // die $@;
+        for my $unit (@ARGV[1 .. $#ARGV]) { print "$unit\n" if grep { $unit =~ /$_/ } keys %{$nrconf{override_rc}} }
+    """
+    done = subprocess.run(
+        ["perl", "-we", program, str(rendered / "needrestart.conf"), *units, "ssh.service", "xmail-worker@00.service"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == units
 
 
 @pytest.fixture
