@@ -361,16 +361,17 @@ async def test_a_dead_processs_messages_come_back(fleet: Fleet) -> None:
     actor = fleet.actor(work)
     for number in range(5):
         actor.send(number)
-    # Another process has fetched three of them, and was heard of last a while ago.
+    # Another process has fetched three of them, was woken by one, and was heard of last a while ago.
     fetched: Any = fleet.redis.lpop(keys.WAITING, 3)
     fleet.redis.sadd(keys.acks("dead"), *fetched)
+    fleet.redis.blmove(keys.WAITING, keys.WOKEN, 1)
     now_ms = time.time() * 1000
     fleet.redis.zadd(keys.HEARTBEATS, {"dead": now_ms})
     async with fleet.worker(dead_after_seconds=2.0):
         await fleet.until(lambda: len(done) == 5)
     assert sorted(done) == list(range(5))
     assert fleet.redis.zscore(keys.HEARTBEATS, "dead") is None
-    assert fleet.redis.exists(keys.acks("dead")) == 0
+    assert fleet.redis.exists(keys.acks("dead"), keys.WOKEN) == 0
 
 
 async def test_connections_of_the_forgotten_take_no_messages_with_them(fleet: Fleet) -> None:
