@@ -5,7 +5,6 @@
 
 import argparse
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -32,7 +31,7 @@ class Containers:
             SystemExit: it failed; with what it printed last.
         """
         began = time.monotonic()
-        done: subprocess.CompletedProcess[str] = run_playbook(
+        done = run_playbook(
             f"playbooks/{playbook}.yml",
             [self._inventory],
             self._directory,
