@@ -133,6 +133,7 @@ class RedisLedger:
                 "limits": limits,
             }
         )
+        self._held = 0  # Results that wait for Redis.
         self._claim_script = client.register_script(script("states", "claim"))
         self._record_script = client.register_script(script("states", "record"))
         self._claims: Coalescer[list[object], tuple[Verdict, int]] = Coalescer(
@@ -160,17 +161,24 @@ class RedisLedger:
                 letter, words = "k", ""
             case Retry() | Slow():
                 letter, words = "r", ""
-        reported = False
+        arguments: list[object] = [entry.for_script(), claimant, letter, encodable(words[:REASON_CHARACTERS])]
+        held = False
         while True:
             try:
-                await self._records([entry.for_script(), claimant, letter, encodable(words[:REASON_CHARACTERS])])
-                return
+                await self._records(arguments)
+                break
             except redis.RedisError as error:
                 # A result that gets lost here is a mail sent twice: hold on to it for as long as the process lives.
-                if not reported:
-                    logger.error("%s Holding on to results.", explain(error))
-                    reported = True
+                if not held:
+                    held = True
+                    self._held += 1
+                    if self._held == 1:
+                        logger.error("%s Holding on to results.", explain(error))
                 await asyncio.sleep(RECORD_AGAIN_SECONDS)
+        if held:
+            self._held -= 1
+            if self._held == 0:
+                logger.info("Redis answers again. No result is held any more.")
 
     async def _claim_all(self, mails: list[list[object]]) -> list[tuple[Verdict, int]]:
         answers = await self._claim_script(keys=self._claim_keys, args=[self._claim_config, json.dumps(mails)])

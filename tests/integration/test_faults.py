@@ -109,7 +109,8 @@ def test_a_redis_that_stalls_counts_as_away(
     programs.start("record")
     worker = programs.start("run", WORKER_CONCURRENCY="2")
     wait_until(lambda: tally(services, campaign).accepted > 20)
-    # Connections stay open, and nothing is answered for longer than a socket's time-out.
+    # Connections stay open, and nothing is answered for longer than a socket's time-out. Which of the worker's calls
+    # runs into it is chance: a fetch, a beat or a result. Each says when it's over.
     queue.client_pause(20_000)
     worker.wait_for("Redis doesn't answer")
     wait_until(lambda: tally(services, campaign).accounted_for, RECOVERY_SECONDS)
