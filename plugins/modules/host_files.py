@@ -99,7 +99,7 @@ def _candidate(module: AnsibleModule, path: Path, content: bytes, mode: int, val
     if validate:
         code, out, err = module.run_command(validate % name)
         if code != 0:
-            module.fail_json(msg=f"{path} isn't written, because {validate} refused it: {(err or out).strip()}")
+            module.fail_json(msg=f"{path} isn't written, because {validate % path} refused it: {(err or out).strip()}")
     return name
 
 

@@ -100,5 +100,5 @@ def test_nothing_is_written_when_one_is_refused(tmp_path: Path) -> None:
     ]
     done = _run(files)
     assert done["failed"]
-    assert f"{tmp_path}/bad isn't written, because sh -n %s refused it" in done["msg"]
+    assert f"{tmp_path}/bad isn't written, because sh -n {tmp_path}/bad refused it" in done["msg"]
     assert not (tmp_path / "good").exists()

@@ -181,10 +181,9 @@ def test_an_upgrade_and_two_rollbacks(fixture: Fixture) -> None:
 def test_a_rollback_doesnt_wait_for_what_doesnt_stop(fixture: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     fixture.switch(fixture.setup(fixture.release("2", STUBBORN), startsecs=1))
     monkeypatch.setattr(switch, "ROLLBACK_KILLS_AFTER_SECONDS", 1.0)
-    began = time.monotonic()
     assert fixture.rollback() == "1"
-    assert time.monotonic() - began < 8  # supervisord kills after ten.
     fixture.runs("1")
+    # Before supervisord itself does, after its stopwaitsecs.
     assert fixture.said[-1] == "killed, not stopped after 1 s: mail-recorder:mail-recorder, mail-worker:mail-worker_00"
 
 
