@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import jwt
+import redis
 
 from testbed.certificates import write_certificates
 from testbed.errors import TestbedError
@@ -125,27 +126,48 @@ class Services:
         (directory / "mail").mkdir(exist_ok=True)
         if not (etc / "ca.pem").exists():
             write_certificates(etc, self.address)
-        service_jwt = jwt.encode(
-            {"role": "service_role", "iss": "supabase"}, self.supabase_jwt_secret, algorithm="HS256"
-        )
         smtp = {
             "certificate": "/etc/testbed/server.pem",
             "key": "/etc/testbed/server.key",
             "directory": "/var/mail-kept",
             "user": self.smtp_user,
-            "password": self.smtp_password,
+            "passwords": [self.smtp_password],
             "delay_ms": mail_delay_ms,
         }
         files = {
             "redis.conf": _REDIS.format(password=self.redis_password),
             "schema.sql": _SCHEMA.format(password=self.database_password),
             "postgrest.conf": _POSTGREST.format(password=self.database_password, secret=self.supabase_jwt_secret),
-            "nginx.conf": _NGINX.format(key=self.supabase_secret_key, jwt=service_jwt),
+            "nginx.conf": self._nginx_conf([self.supabase_secret_key]),
             "smtp.json": json.dumps(smtp),
         }
         for name, text in files.items():
             (etc / name).write_text(text, encoding="utf-8")
         (directory / "services.json").write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+
+    def accept(self, *secrets_of: "Services") -> None:
+        """Takes these ones' Redis passwords, Supabase keys and SMTP passwords from now on, and no others, as in a
+        rotation. What is logged in stays so."""
+        etc = Path(self.directory) / "etc"
+        smtp = json.loads((etc / "smtp.json").read_text(encoding="utf-8"))
+        smtp["passwords"] = [each.smtp_password for each in secrets_of]
+        # Each login reads the file.
+        new = etc / "smtp.json.new"
+        new.write_text(json.dumps(smtp), encoding="utf-8")
+        new.replace(etc / "smtp.json")
+        keys = [each.supabase_secret_key for each in secrets_of]
+        (etc / "nginx.conf").write_text(self._nginx_conf(keys), encoding="utf-8")
+        podman("exec", self.container, "nginx", "-c", "/etc/testbed/nginx.conf", "-s", "reload")
+        passwords = [f">{each.redis_password}" for each in secrets_of]
+        with redis.Redis.from_url(self.redis_url) as client:
+            client.execute_command("ACL", "SETUSER", "default", "resetpass", *passwords)
+
+    def _nginx_conf(self, keys: list[str]) -> str:
+        service_jwt = jwt.encode(
+            {"role": "service_role", "iss": "supabase"}, self.supabase_jwt_secret, algorithm="HS256"
+        )
+        known = "\n".join(f'    "{key}" "{service_jwt}";' for key in [*keys, service_jwt])
+        return _NGINX.format(keys=known)
 
 
 def _json_lines(path: Path) -> list[dict[str, str]]:
@@ -218,8 +240,7 @@ http {{
   map_hash_bucket_size 512;
   map $http_apikey $service_jwt {{
     default "";
-    "{key}" "{jwt}";
-    "{jwt}" "{jwt}";
+{keys}
   }}
   server {{
     listen 443 ssl;

@@ -7,10 +7,9 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-
-import redis
 
 from tests.fleet.campaign import SteadyCampaign, pids, releases, wait_until_all_send
 from tests.fleet.conftest import Fleet
@@ -76,17 +75,31 @@ def test_releases_come_and_go_under_a_campaign(fleet: Fleet, tmp_path: Path, say
     campaign.wait_for(20)
     assert set(releases(redis_url).values()) == first
 
-    # Rotation with an overlap: both passwords hold until every host has the new one.
-    new_password = token_hex(16)
-    with redis.Redis.from_url(redis_url) as client:
-        client.execute_command("ACL", "SETUSER", "default", f">{new_password}")
-        new_url = redis_url.replace(fleet.services.redis_password, new_password)
-        fleet.play("deploy", worker_redis_url=new_url, worker_mail_rate="")
-        client.execute_command("ACL", "SETUSER", "default", f"<{fleet.services.redis_password}")
+    # Rotation with an overlap: both sets of secrets hold until every host has the new one.
+    old = fleet.services
+    new = replace(
+        old,
+        redis_password=token_hex(16),
+        smtp_password=token_hex(16),
+        supabase_secret_key=f"sb_secret_{token_hex(16)}",
+    )
+    old.accept(old, new)
+    fleet.services = new
+    began = time.time()
+    fleet.play(
+        "deploy",
+        worker_redis_url=new.redis_url,
+        worker_smtp_password=new.smtp_password,
+        worker_supabase_secret_key=new.supabase_secret_key,
+        worker_mail_rate="",
+    )
+    say(f"new secrets: {campaign.pause_since(began)}")
+    old.accept(new)
+    fleet.play("verify")
     for host in fleet.inventory["mail_workers"]["hosts"]:
-        secrets = (new_password, fleet.services.supabase_secret_key, fleet.services.smtp_password)
-        assert fleet.files_with_secrets(host, *secrets) == ["/etc/mail-worker/worker.env"]
-        assert fleet.files_with_secrets(host, fleet.services.redis_password) == []
+        found = fleet.files_with_secrets(host, new.redis_password, new.smtp_password, new.supabase_secret_key)
+        assert found == ["/etc/mail-worker/worker.env"]
+        assert fleet.files_with_secrets(host, old.redis_password, old.smtp_password, old.supabase_secret_key) == []
     result = campaign.finish()
     say(str(result))
     assert result.accepted == result.unique, result

@@ -75,18 +75,22 @@ class Handler:
         return reply
 
 
-async def main(settings: dict[str, Any]) -> None:
-    """Serves until the process is ended."""
+async def main(path: Path) -> None:
+    """Serves until the process is ended; the passwords are read from the settings' file at each login."""
+    settings = read(path)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(settings["certificate"], settings["key"])
     handler = Handler(Path(settings["directory"]), settings["delay_ms"])
-    expected = (settings["user"].encode(), settings["password"].encode())
 
     def authenticate(
         server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword
     ) -> AuthResult:
+        right = (
+            data.login == settings["user"].encode()
+            and data.password.decode(errors="replace") in read(path)["passwords"]
+        )
         # `handled=False` lets aiosmtpd answer 535 itself.
-        return AuthResult(success=(data.login, data.password) == expected, handled=False)
+        return AuthResult(success=right, handled=False)
 
     def starttls() -> SMTP:
         return SMTP(
@@ -117,5 +121,11 @@ async def main(settings: dict[str, Any]) -> None:
     await asyncio.Event().wait()
 
 
+def read(path: Path) -> dict[str, Any]:
+    """The settings."""
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return settings
+
+
 if __name__ == "__main__":
-    asyncio.run(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+    asyncio.run(main(Path(sys.argv[1])))
