@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mail_worker_release import candidate, drain, switch
+from mail_worker_release.__main__ import main
 from mail_worker_release.errors import GateFailed, ReleaseError
 from mail_worker_release.gate import Demands
 from mail_worker_release.host import Host, read_json
@@ -29,6 +31,7 @@ CRASHING = "raise SystemExit('no such table')"
 DYING = "import time\ntime.sleep(1.4)\nraise SystemExit('gone')"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(1000)"
 GREEDY = "import time\nheld = b'x' * (120 << 20)\ntime.sleep(1000)"
+SETTINGS = {"environment": "SMTP_PASS='ü'\n", "programs": "[program:x]\n"}
 
 _SUPERVISORD = """
 [supervisord]
@@ -332,9 +335,9 @@ def test_a_deploy_brings_its_settings_by_standard_input_and_leaves_nothing(tmp_p
     with pytest.raises(ReleaseError, match=r"worker\.env\.candidate isn't there: deploy again"):
         candidate.read(host, "v1")
     for rubbish in ("", "[]", '{"environment": 1, "programs": ""}'):
-        with pytest.raises(ReleaseError, match="stage reads"):
-            candidate.stage(host, io.StringIO(rubbish))
-    candidate.stage(host, io.StringIO(json.dumps({"environment": "SMTP_PASS='ü'\n", "programs": "[program:x]\n"})))
+        with pytest.raises(ReleaseError, match="prepare reads"):
+            candidate.receive(io.StringIO(rubbish))
+    candidate.receive(io.StringIO(json.dumps(SETTINGS))).stage(host)
     assert host.environment_candidate.stat().st_mode & 0o777 == 0o640
     (host.wheels / "v1").mkdir(parents=True)
     (host.wheels / "v1/mail_worker-1-py3-none-any.whl").touch()
@@ -342,6 +345,26 @@ def test_a_deploy_brings_its_settings_by_standard_input_and_leaves_nothing(tmp_p
     candidate.discard(host)
     assert not host.wheels.exists()
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == set()
+
+
+def test_a_release_that_cant_be_built_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("usr/local/bin", "run"):
+        (tmp_path / name).mkdir(parents=True)
+    wheel = tmp_path / "mail_worker-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("worker/requirements.txt", "no-such-package==1 --hash=sha256:00\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(SETTINGS)))
+    command = ["prepare", "v1", str(wheel), f"--group={grp.getgrgid(os.getgid()).gr_name}", "--run=r", "--why=w"]
+    assert main([f"--root={tmp_path}", "--by=ann@laptop", *command, f"--wheelhouse={tmp_path}"]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "locked"
+    assert printed[-1].startswith("The release v1 can't be built (")
+    host = Host(tmp_path)
+    assert not host.lock.exists()
+    assert not host.environment_candidate.exists()
+    assert not host.complete("v1")
 
 
 def test_without_supervisord_a_sentence_says_so(tmp_path: Path) -> None:

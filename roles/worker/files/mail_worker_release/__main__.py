@@ -84,26 +84,23 @@ def _parser() -> argparse.ArgumentParser:
     drain_command = add("drain", _drain, "Stop taking mails, after a reboot too, until resume.")
     drain_command.add_argument("--why", default="no reason given")
     add("resume", _resume, "Take mails again.")
-    build_command = add("build", _build, "Build a release beside the one that runs (playbooks/deploy.yml does this).")
-    build_command.add_argument("release", metavar="RELEASE")
-    build_command.add_argument("wheel", type=Path, metavar="WHEEL")
-    build_command.add_argument("--wheelhouse", type=Path, metavar="DIRECTORY", help="take every wheel from there")
-    stage = add("stage", _stage, "Take an environment and programs, ask the services with them (playbooks/deploy.yml).")
-    stage.add_argument("release", metavar="RELEASE")
-    switch_command = add("switch", _switch, "Run a release that is on the host (playbooks/deploy.yml does this).")
+    prepare = add("prepare", _prepare, "Build a release beside the one that runs, and ask the services with it.")
+    prepare.add_argument("release", metavar="RELEASE")
+    prepare.add_argument("wheel", type=Path, metavar="WHEEL")
+    prepare.add_argument("--wheelhouse", type=Path, metavar="DIRECTORY", help="take every wheel from there")
+    prepare.add_argument("--group", required=True, help="who may read the environment")
+    prepare.add_argument("--why", required=True)
+    prepare.add_argument("--take-over", default="", metavar="RUN", help="a run that is dead; 'any' for each")
+    switch_command = add("switch", _switch, "Run a release that was prepared.")
     switch_command.add_argument("release", metavar="RELEASE")
     switch_command.add_argument("--watch", type=float, default=5.0, metavar="SECONDS")
     switch_command.add_argument("--verify", type=float, default=60.0, metavar="SECONDS")
     switch_command.add_argument("--max-rss", type=int, default=0, metavar="MB")
     switch_command.add_argument("--canary", default="", metavar="ADDRESS")
-    lock = add("lock", _lock, "Make this host's directories, and keep other deploys off it.")
-    lock.add_argument("--group", required=True, help="who may read the environment")
-    lock.add_argument("--run", required=True)
-    lock.add_argument("--why", required=True)
-    lock.add_argument("--take-over", default="", metavar="RUN", help="a run that is dead; 'any' for each")
-    unlock = add("unlock", _unlock, "Remove what a deploy no longer needs, and let others onto this host.")
-    unlock.add_argument("--run", required=True)
-    unlock.add_argument("--keep", type=int, default=0, metavar="NUMBER", help="remove old releases but the newest ones")
+    switch_command.add_argument("--keep", type=int, required=True, metavar="NUMBER", help="remove older releases")
+    unlock = add("unlock", _unlock, "Forget what was prepared, and let others onto this host.")
+    for command in (prepare, switch_command, unlock):
+        command.add_argument("--run", required=True, help="who has the lock, from prepare to switch or unlock")
     return parser
 
 
@@ -127,24 +124,44 @@ def _status(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> 
     return 0
 
 
-def _build(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    built = build.build(host, options.release, options.wheel, options.wheelhouse, say)
-    say(f"built {options.release}" if built else f"unchanged: {options.release} is there")
+def _prepare(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    given = candidate.receive(sys.stdin)
+    host.make_directories(options.group)
+    held = read_json(host.lock)
+    if held is not None:
+        say(f"held by {held['run']}")
+    taken_from = records.take_lock(
+        host, options.run, options.by, options.why, lambda held: options.take_over in ("any", held["run"])
+    )
+    say(f"locked, taken over from {taken_from}" if taken_from else "locked")
+    try:
+        built = _build(host, options)
+        say(f"built {options.release}" if built else f"unchanged: {options.release} is there")
+        given.stage(host)
+        say(candidate.ask(host, options.release))
+    except BaseException:
+        _let_go(host, options.run)
+        raise
     return 0
 
 
-def _stage(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    candidate.stage(host, sys.stdin)
-    answer = candidate.ask(host, options.release)
-    say(answer.text)
-    return 0 if answer.well else 1
+def _build(host: Host, options: argparse.Namespace) -> bool:
+    try:
+        return build.build(host, options.release, options.wheel, options.wheelhouse, say)
+    except ReleaseError as error:
+        raise ReleaseError(f"The release {options.release} can't be built ({error}).") from error
 
 
 def _switch(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    wanted = candidate.read(host, options.release)
     demands = gate.Demands(options.watch, options.verify, options.max_rss, options.canary)
-    if not switch.switch(host, supervisor, wanted, demands, options.by, say):
-        say(f"unchanged: {options.release} runs, with this environment and these programs")
+    try:
+        wanted = candidate.read(host, options.release)
+        if not switch.switch(host, supervisor, wanted, demands, options.by, say):
+            say(f"unchanged: {options.release} runs, with this environment and these programs")
+        if removed := switch.prune(host, options.keep):
+            say(f"removed {', '.join(removed)}")
+    finally:
+        _let_go(host, options.run)
     return 0
 
 
@@ -178,24 +195,15 @@ def _resume(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> 
     return 0
 
 
-def _lock(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    host.make_directories(options.group)
-    held = read_json(host.lock)
-    if held is not None:
-        say(f"held by {held['run']}")
-    taken_from = records.take_lock(
-        host, options.run, options.by, options.why, lambda held: options.take_over in ("any", held["run"])
-    )
-    say(f"locked, taken over from {taken_from}" if taken_from else "locked")
-    return 0
-
-
 def _unlock(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    removed = switch.prune(host, options.keep) if options.keep else []
-    if records.release_lock(host, options.run):
-        candidate.discard(host)
-    say(f"removed {', '.join(removed)}" if removed else "unchanged: no release was removed")
+    _let_go(host, options.run)
     return 0
+
+
+def _let_go(host: Host, run: str) -> None:
+    """Keeps the next deploy off no longer."""
+    if records.release_lock(host, run):
+        candidate.discard(host)
 
 
 if __name__ == "__main__":

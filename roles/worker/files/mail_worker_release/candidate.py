@@ -12,30 +12,38 @@ from mail_worker_release.switch import Setup
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What `mail-worker check` said, and whether all is well."""
+class Candidate:
+    """An environment, and supervisord's programs."""
 
-    text: str
-    well: bool
+    environment: bytes
+    programs: bytes
+
+    def stage(self, host: Host) -> None:
+        """Writes the candidates."""
+        put(host.environment_candidate, self.environment, 0o640, like=host.environment.parent)
+        put(host.programs_candidate, self.programs, 0o644)
 
 
-def stage(host: Host, stream: TextIO) -> None:
-    """Writes the candidates; `stream` holds JSON, so that the environment's secrets are on no command line.
+def receive(stream: TextIO) -> Candidate:
+    """Reads JSON, so that the environment's secrets are on no command line.
 
     Raises:
-        ReleaseError: it doesn't.
+        ReleaseError: it's something else.
     """
     try:
         given = json.load(stream)
-        environment, programs = given["environment"].encode(), given["programs"].encode()
+        return Candidate(given["environment"].encode(), given["programs"].encode())
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ReleaseError('stage reads {"environment": ..., "programs": ...} from its standard input.') from None
-    put(host.environment_candidate, environment, 0o640, like=host.environment.parent)
-    put(host.programs_candidate, programs, 0o644)
+        raise ReleaseError('prepare reads {"environment": ..., "programs": ...} from its standard input.') from None
 
 
-def ask(host: Host, release: str) -> Answer:
-    """Lets the release ask each service, with the candidate's settings and the worker's few rights."""
+def ask(host: Host, release: str) -> str:
+    """Lets the release ask each service, with the candidate's settings and the worker's few rights; returns what it
+    heard.
+
+    Raises:
+        ReleaseError: not all is well.
+    """
     done = subprocess.run(
         [
             *("runuser", "--user=mailworker", "--", "env", f"MAIL_WORKER_ENV_FILE={host.environment_candidate}"),
@@ -46,7 +54,11 @@ def ask(host: Host, release: str) -> Answer:
         text=True,
         check=False,
     )
-    return Answer(done.stdout.rstrip(), done.returncode == 0)
+    if done.returncode:
+        lines = done.stdout.splitlines() or ["It printed nothing."]
+        failed = [line for line in lines if line.startswith("FAIL")]
+        raise ReleaseError(f"mail-worker check failed: {' '.join(failed or lines[-1:])}")
+    return done.stdout.rstrip()
 
 
 def read(host: Host, release: str) -> Setup:
