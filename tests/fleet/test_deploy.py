@@ -13,7 +13,7 @@ from secrets import token_hex
 
 from tests.fleet.campaign import SteadyCampaign, pids, releases, wait_until_all_send
 from tests.fleet.conftest import Fleet
-from tests.fleet.versions import BROKEN, make_version
+from tests.fleet.versions import BROKEN, make_version, package_index
 
 RECIPIENTS = int(os.environ.get("MAIL_RECIPIENTS", "12000"))
 
@@ -40,14 +40,17 @@ def test_releases_come_and_go_under_a_campaign(fleet: Fleet, tmp_path: Path, say
     campaign = SteadyCampaign(fleet.services, redis_url, RECIPIENTS, tmp_path)
     campaign.wait_for(20)
 
-    began = time.time()
-    printed = fleet.play("deploy", worker_source_directory=str(make_version(tmp_path, "0.2.0")))
-    say(f"v1 to v2: {campaign.pause_since(began)}")
+    source = make_version(tmp_path, "0.2.0")
+    with package_index(tmp_path / "index", source) as url:
+        began = time.time()
+        printed = fleet.play("deploy", worker_version="0.2.0", worker_index_url=url)
+        say(f"v1 to v2: {campaign.pause_since(began)}")
     assert "mails leave" in printed
     second, processes = releases(redis_url), pids(redis_url)
     assert all(release.startswith("0.2.0-") for release in second.values()), second
 
-    printed = fleet.play("deploy", worker_source_directory=str(tmp_path / "0.2.0-"))
+    # The same wheel, built here.
+    printed = fleet.play("deploy", worker_source_directory=str(source))
     assert printed.count("unchanged: 0.2.0-") == len(fleet.inventory["mail_workers"]["hosts"])
     assert pids(redis_url) == processes
 

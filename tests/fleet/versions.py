@@ -1,7 +1,14 @@
 """Releases to deploy: the checkout's worker as another version, sound or broken."""
 
+import contextlib
+import functools
 import re
 import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from testbed.paths import CHECKOUT
@@ -44,3 +51,16 @@ def make_version(directory: Path, version: str, fault: str = "") -> Path:
         assert line in text
         path.write_text(text.replace(line, line + broken, 1), encoding="utf-8")
     return source
+
+
+@contextlib.contextmanager
+def package_index(directory: Path, source: Path) -> Iterator[str]:
+    """A package index on this machine that has one version of the worker; yields its address. The server's lists of
+    files are what pip reads (https://packaging.python.org/en/latest/specifications/simple-repository-api/)."""
+    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir")
+    subprocess.run([*build, directory / "mail-worker", source], check=True, stdout=subprocess.DEVNULL)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=directory)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
