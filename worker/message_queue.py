@@ -3,6 +3,7 @@
 Dramatiq's own consumer polls, takes back a dead process's messages by chance, and holds delayed ones in memory. These
 scripts keep its keys, its message format and its producers, and do these three things in Redis, on Redis's clock."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ SORT_AT_ONCE = 100
 FETCH_BYTES = 5_000_000
 #: Settled messages go together if they come within this time.
 SETTLE_LINGER_SECONDS = 0.05
+FULL_AGAIN_SECONDS = 5.0
 
 #: Anybody can queue an id that isn't text.
 _IDS = ("utf-8", "surrogateescape")
@@ -113,7 +115,14 @@ class MessageQueue:
     async def wait(self) -> bool:
         """Waits until a message wakes this process, which the next fetch finds; False after `WAIT_SECONDS`."""
         # The moved id is taken by the next fetch, or found by another idle process if this one dies before that.
-        return await self._waiting_client.blmove(keys.WAITING, keys.WOKEN, WAIT_SECONDS, "LEFT", "RIGHT") is not None
+        try:
+            return (
+                await self._waiting_client.blmove(keys.WAITING, keys.WOKEN, WAIT_SECONDS, "LEFT", "RIGHT") is not None
+            )
+        except redis.OutOfMemoryError:
+            # A Redis that is full doesn't let anybody wait; a fetch it allows.
+            await asyncio.sleep(FULL_AGAIN_SECONDS)
+            return True
 
     async def beat(self, process: Process, dead_after_ms: int | None, *, idle: bool) -> Beat:
         """Says that this process is alive.

@@ -43,6 +43,11 @@ class Outbox:
         """Makes the stream and its group if they aren't there."""
         try:
             self._client.xgroup_create(keys.OUTBOX, GROUP, id="0", mkstream=True)
+        except redis.OutOfMemoryError:
+            # Redis is full, and doesn't look whether they are.
+            groups: Any = self._client.xinfo_groups(keys.OUTBOX)
+            if GROUP not in {group["name"].decode() for group in groups}:
+                raise
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise

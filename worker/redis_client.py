@@ -91,6 +91,11 @@ def explain(error: redis.RedisError) -> str:
         return "Redis refuses the user or password that are in REDIS_URL (or UPSTASH_REDIS_URL)."
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"Redis's certificate isn't trusted ({text}): add its CA to base_ca_certificates."
+    if isinstance(error, redis.OutOfMemoryError):
+        return (
+            "Redis is full: let the workers send what waits there, or raise its maxmemory (on a broker of this project"
+            " redis_maxmemory_mb)."
+        )
     if isinstance(error, redis.TimeoutError):
         return (
             f"Redis doesn't answer ({text}): check REDIS_URL's host, port and scheme (rediss:// is TLS),"
@@ -101,6 +106,14 @@ def explain(error: redis.RedisError) -> str:
     return f"Redis refuses a command ({text})."
 
 
+#: A Redis that is full refuses whatever may take memory as a script's first write, and nothing after that one. What
+#: these scripts write lets mails leave the queue, which is what frees memory.
+#: https://redis.io/docs/latest/develop/programmability/eval-intro/
+_EVEN_IF_FULL = "redis.call('DEL', KEYS[1] .. ':none')\n"
+
+
 def script(*names: str) -> str:
     """The text of lua/….lua; where there are several, those in front hold functions that the last one uses."""
-    return "".join(files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names)
+    return _EVEN_IF_FULL + "".join(
+        files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names
+    )

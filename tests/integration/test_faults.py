@@ -119,6 +119,28 @@ def test_a_redis_that_stalls_counts_as_away(
     worker.wait_for("Redis answers again.")
 
 
+def test_a_full_redis_is_emptied(
+    make_campaign: MakeCampaign, programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
+) -> None:
+    campaign = make_campaign(160)
+    programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+    programs.start("record")
+    wait_until(lambda: queue.exists(keys.OUTBOX) == 1)
+    limit = str(queue.config_get("maxmemory")["maxmemory"])
+    # As when an app has queued until it was refused; the workers themselves need some, too.
+    queue.config_set("maxmemory", "1mb")
+    try:
+        code, printed = programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
+        assert (code, "Redis is full" in printed) == (1, True)
+        worker = programs.start("run")
+        wait_until(lambda: tally(services, campaign).accounted_for, RECOVERY_SECONDS)
+    finally:
+        queue.config_set("maxmemory", limit)
+    assert "Redis is full" not in worker.text()
+    result = tally(services, campaign)
+    assert (result.accepted, result.unique) == (158, 158)
+
+
 def test_mails_wait_for_the_smtp_server_without_spending_attempts(
     programs: Programs, services: Services, campaign: Campaign, tmp_path: Path
 ) -> None:
