@@ -92,6 +92,8 @@ def test_a_full_disk_is_seen_before_anything_is_changed(site: Site) -> None:
 def test_a_disk_that_fills_up_during_the_installation(site: Site) -> None:
     printed = site(preflight_min_free_disk_mb=1)
     assert "No space left on device" in printed
+    assert "mail1 was left as it is: The release " in printed
+    assert "can't be built (" in printed
     assert "Solve it and deploy again." in printed
 
 

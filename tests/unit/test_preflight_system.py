@@ -1,25 +1,18 @@
 """What the preflight says about the host itself."""
 
-import importlib.util
 from types import ModuleType
 
 import pytest
 
 from preflight import system
-from testbed.paths import CHECKOUT
+from tests.unit.action_plugins import load_action_plugin
 
 SYSTEMS = {"Debian": ["12", "13"], "Ubuntu": ["24.04", "26.04"]}
 
 
 @pytest.fixture(scope="module")
 def plugin() -> ModuleType:
-    """The action plugin, which Ansible loads by its path too."""
-    spec = importlib.util.spec_from_file_location("clock", CHECKOUT / "roles/preflight/action_plugins/probe_system.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_action_plugin("preflight", "probe_system")
 
 
 @pytest.mark.parametrize(("name", "version"), [("Debian", "12"), ("Debian", "13"), ("Ubuntu", "26.04")])

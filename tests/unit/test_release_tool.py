@@ -336,8 +336,8 @@ def test_a_deploy_brings_its_settings_by_standard_input_and_leaves_nothing(tmp_p
         candidate.read(host, "v1")
     for rubbish in ("", "[]", '{"environment": 1, "programs": ""}'):
         with pytest.raises(ReleaseError, match="prepare reads"):
-            candidate.receive(io.StringIO(rubbish))
-    candidate.receive(io.StringIO(json.dumps(SETTINGS))).stage(host)
+            candidate.receive(io.StringIO(rubbish), "v1")
+    candidate.stage(host, candidate.receive(io.StringIO(json.dumps(SETTINGS)), "v1"))
     assert host.environment_candidate.stat().st_mode & 0o777 == 0o640
     (host.wheels / "v1").mkdir(parents=True)
     (host.wheels / "v1/mail_worker-1-py3-none-any.whl").touch()

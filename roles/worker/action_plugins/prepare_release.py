@@ -30,9 +30,11 @@ class ActionModule(ActionBase):
         if given["wheelhouse"]:
             command.append(f"--wheelhouse={given['wheelhouse']}")
         settings = json.dumps({name: given[name] for name in ("environment", "programs")})
-        answer = self._say([*command, "--take-over=any"] if given["take_over"] else command, settings, task_vars)
+        if given["take_over"]:
+            command.append("--take-over=any")
+        answer = self._say(command, settings, task_vars)
         held = next((line for line in answer.get("stdout_lines", []) if line.startswith(_HELD)), "")
-        if answer.get("rc") and held and is_dead(held.removeprefix(_HELD), who):
+        if answer.get("rc") and not given["take_over"] and is_dead(held.removeprefix(_HELD), who):
             answer = self._say([*command, f"--take-over={held.removeprefix(_HELD)}"], settings, task_vars)
         answer.pop("invocation", None)
         result.update(answer, who=who, run=run)

@@ -10,7 +10,6 @@ from ansible.plugins.action import ActionBase
 _COMMANDS = {
     "memtotal_mb": "awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo",
     "architecture": "uname -m",
-    "nodename": "uname -n",
     "hostname": "uname -n | cut -d. -f1",
     "python_version": "python3 -c 'import platform; print(platform.python_version())'",
 }
@@ -25,6 +24,14 @@ class ActionModule(ActionBase):
         said = self._low_level_execute_command("; ".join(_COMMANDS.values()), sudoable=False)
         lines = said["stdout"].splitlines()
         if said["rc"] or len(lines) != len(_COMMANDS) or not lines[0].isdigit():
-            return {**result, "failed": True, "msg": f"/proc/meminfo, uname and python3 said {said['stdout']!r}."}
+            host = (task_vars or {}).get("inventory_hostname", "The host")
+            sentence = (
+                f"{host} doesn't tell its RAM, architecture, name and Python: /proc/meminfo, uname or python3 fails"
+            )
+            return {
+                **result,
+                "failed": True,
+                "msg": f"{sentence} ({said['stdout']!r}, {said['stderr']!r}): mend it there.",
+            }
         facts: dict[str, Any] = dict(zip(_COMMANDS, lines, strict=True))
         return {**result, "ansible_facts": {**facts, "memtotal_mb": int(lines[0])}}

@@ -125,7 +125,7 @@ def _status(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> 
 
 
 def _prepare(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    given = candidate.receive(sys.stdin)
+    wanted = candidate.receive(sys.stdin, options.release)
     host.make_directories(options.group)
     held = read_json(host.lock)
     if held is not None:
@@ -137,7 +137,7 @@ def _prepare(host: Host, supervisor: Supervisor, options: argparse.Namespace) ->
     try:
         built = _build(host, options)
         say(f"built {options.release}" if built else f"unchanged: {options.release} is there")
-        given.stage(host)
+        candidate.stage(host, wanted)
         say(candidate.ask(host, options.release))
     except BaseException:
         _let_go(host, options.run)
@@ -148,7 +148,7 @@ def _prepare(host: Host, supervisor: Supervisor, options: argparse.Namespace) ->
 def _build(host: Host, options: argparse.Namespace) -> bool:
     try:
         return build.build(host, options.release, options.wheel, options.wheelhouse, say)
-    except ReleaseError as error:
+    except (ReleaseError, OSError) as error:
         raise ReleaseError(f"The release {options.release} can't be built ({error}).") from error
 
 

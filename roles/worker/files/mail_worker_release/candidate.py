@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from dataclasses import dataclass
 from typing import TextIO
 
 from mail_worker_release.errors import ReleaseError
@@ -11,20 +10,7 @@ from mail_worker_release.host import Host, put
 from mail_worker_release.switch import Setup
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An environment, and supervisord's programs."""
-
-    environment: bytes
-    programs: bytes
-
-    def stage(self, host: Host) -> None:
-        """Writes the candidates."""
-        put(host.environment_candidate, self.environment, 0o640, like=host.environment.parent)
-        put(host.programs_candidate, self.programs, 0o644)
-
-
-def receive(stream: TextIO) -> Candidate:
+def receive(stream: TextIO, release: str) -> Setup:
     """Reads JSON, so that the environment's secrets are on no command line.
 
     Raises:
@@ -32,9 +18,15 @@ def receive(stream: TextIO) -> Candidate:
     """
     try:
         given = json.load(stream)
-        return Candidate(given["environment"].encode(), given["programs"].encode())
+        return Setup(release, given["environment"].encode(), given["programs"].encode())
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ReleaseError('prepare reads {"environment": ..., "programs": ...} from its standard input.') from None
+
+
+def stage(host: Host, wanted: Setup) -> None:
+    """Writes the candidates."""
+    put(host.environment_candidate, wanted.environment, 0o640, like=host.environment.parent)
+    put(host.programs_candidate, wanted.programs, 0o644)
 
 
 def ask(host: Host, release: str) -> str:
