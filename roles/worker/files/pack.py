@@ -1,4 +1,5 @@
-"""Packs `mail_worker_release` into one file that a host runs; the same source gives the same file to the byte.
+"""Packs `mail_worker_release`, with the library that it needs, into one file that a host runs; the same source gives
+the same file to the byte.
 
 Usage: pack.py DESTINATION
 """
@@ -8,19 +9,26 @@ import sys
 import zipfile
 from pathlib import Path
 
+import installer
+
 SHEBANG = b"#!/opt/supervisor/venv/bin/python\n"
 MAIN = "import sys\n\nfrom mail_worker_release.__main__ import main\n\nsys.exit(main())\n"
 
 
-def pack(source: Path) -> bytes:
+def pack(*packages: Path) -> bytes:
     """A zip file that Python runs (https://docs.python.org/3/library/zipapp.html)."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        files = {f"{source.name}/{path.name}": path.read_text(encoding="utf-8") for path in source.glob("*.py")}
+        files = {
+            str(path.relative_to(package.parent)): path.read_text(encoding="utf-8")
+            for package in packages
+            for path in package.rglob("*.py")
+        }
         for name, text in sorted((files | {"__main__.py": MAIN}).items()):
             archive.writestr(zipfile.ZipInfo(name), text)
     return SHEBANG + packed.getvalue()
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_bytes(pack(Path(__file__).parent / "mail_worker_release"))
+    packed = pack(Path(__file__).parent / "mail_worker_release", Path(installer.__file__).parent)
+    Path(sys.argv[1]).write_bytes(packed)

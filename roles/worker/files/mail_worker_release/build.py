@@ -6,17 +6,24 @@ same Python, the new venv's files are links to that one's.
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+from installer import install
+from installer.destinations import SchemeDictionaryDestination
+from installer.sources import WheelFile
+
 from mail_worker_release.errors import ReleaseError
 from mail_worker_release.host import Host, remove
 from mail_worker_release.switch import Say
 
 _LIST = "worker/requirements.txt"
+#: An import of somebody else's, over as many lines as it has.
+_IMPORT = re.compile(rb"^[ \t]*(?:from[ \t]+(?!worker\b)\S+[ \t]+)?import[ \t]+(?:\([^)]*\)|.+)", re.MULTILINE)
 #: Without bytecode: the programs run from that which `worker.bytecode` makes.
 _OPTIONS = (
     *("--quiet", "--no-cache-dir", "--no-compile", "--disable-pip-version-check", "--no-warn-script-location"),
@@ -47,29 +54,56 @@ def build(host: Host, release: str, wheel: Path, wheelhouse: Path | None, say: S
     requirements = directory / "requirements.txt"
     with zipfile.ZipFile(wheel) as archive:
         requirements.write_bytes(archive.read(_LIST))
-    python = directory / "venv/bin/python"
-    # The pip that supervisor's venv has: one for each release would cost a small host ten seconds.
-    pip = (sys.executable, "-m", "pip", "--python", str(python), "install", *_OPTIONS)
+    # The programs run without docstrings, and may not write where their code is.
+    environment = {"PYTHONOPTIMIZE": "2", "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
     donor = _donor(host, directory)
     if donor is None:
-        _run("python3", "-m", "venv", "--without-pip", str(directory / "venv"))
-        everything = directory / "everything.txt"
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        everything.write_text(f"--requirement {requirements}\n{wheel} --hash=sha256:{digest}\n", encoding="utf-8")
-        source = ("--no-index", f"--find-links={wheelhouse}") if wheelhouse else ()
-        _run(*pip, "--require-hashes", "--only-binary=:all:", *source, f"--requirement={everything}")
+        _install_all(directory, wheel, requirements, wheelhouse)
     else:
         say(f"with the dependencies of {donor.name}")
         _link(donor, directory)
-        _run(*pip, "--no-deps", "--no-index", "--force-reinstall", str(wheel))
-    # The programs run without docstrings, and may not write where their code is.
-    environment = {"PYTHONOPTIMIZE": "2", "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
-    _run(str(python), "-m", "worker.bytecode", environment=environment)
+        _install_worker(directory, wheel)
+    making: tuple[str, ...] = ("worker.bytecode",)
+    if donor is not None and _imports(directory) <= _imports(donor):
+        making = ("compileall", "-q", str(_packages(directory) / "worker"))
+    # -P: not from the directory that this was called in.
+    _run(str(directory / "venv/bin/python"), "-P", "-m", *making, environment=environment)
     command = directory / "mail-worker"
     command.write_text(_COMMAND.format(release=directory), encoding="utf-8")
     command.chmod(0o755)
     (directory / "complete").write_text(f"{release}\n", encoding="utf-8")
     return True
+
+
+def _install_all(directory: Path, wheel: Path, requirements: Path, wheelhouse: Path | None) -> None:
+    _run("python3", "-m", "venv", "--without-pip", str(directory / "venv"))
+    everything = directory / "everything.txt"
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    everything.write_text(f"--requirement {requirements}\n{wheel} --hash=sha256:{digest}\n", encoding="utf-8")
+    source = ("--no-index", f"--find-links={wheelhouse}") if wheelhouse else ()
+    # The pip that supervisor's venv has: one for each release would cost a small host ten seconds.
+    pip = (sys.executable, "-m", "pip", "--python", str(directory / "venv/bin/python"), "install", *_OPTIONS)
+    _run(*pip, "--require-hashes", "--only-binary=:all:", *source, f"--requirement={everything}")
+
+
+def _install_worker(directory: Path, wheel: Path) -> None:
+    venv, packages = directory / "venv", _packages(directory)
+    places = {"purelib": str(packages), "scripts": str(venv / "bin")}
+    with WheelFile.open(wheel) as source:
+        install(source, SchemeDictionaryDestination(places, str(venv / "bin/python"), "posix"), {})
+
+
+def _packages(directory: Path) -> Path:
+    return next((directory / "venv/lib").glob("python*/site-packages"))
+
+
+def _imports(directory: Path) -> set[bytes]:
+    """What a release's worker imports of others, all over it: with no more than that, it needs no other bytecode."""
+    return {
+        found
+        for path in (_packages(directory) / "worker").rglob("*.py")
+        for found in _IMPORT.findall(path.read_bytes())
+    }
 
 
 def _donor(host: Host, directory: Path) -> Path | None:
@@ -93,15 +127,25 @@ def _version(python: Path) -> str:
 
 
 def _link(donor: Path, directory: Path) -> None:
-    """Links the donor's files; whatever writes one of them anew, pip and Python, makes a file of its own."""
-    shutil.copytree(donor / "venv", directory / "venv", symlinks=True, copy_function=os.link)
+    """Links the donor's files but its worker's; who writes bytecode anew, Python, makes a file of its own."""
+    venv = directory / "venv"
+    shutil.copytree(donor / "venv", venv, symlinks=True, copy_function=os.link)
     # Python keeps bytecode below the whole path of its source.
     kept, wanted = (path / "bytecode" / str(path / "venv").lstrip("/") for path in (donor, directory))
-    if kept.is_dir():
-        shutil.copytree(kept, wanted, copy_function=os.link)
-        system = donor / "bytecode/usr"
-        if system.is_dir():
-            shutil.copytree(system, directory / "bytecode/usr", copy_function=os.link)
+    shutil.copytree(kept, wanted, copy_function=os.link)
+    system = donor / "bytecode/usr"
+    if system.is_dir():
+        shutil.copytree(system, directory / "bytecode/usr", copy_function=os.link)
+    packages = _packages(directory)
+    # Its bytecode too: Python takes it for a source's of the same size and second.
+    own = (
+        packages / "worker",
+        *packages.glob("mail_worker-*.dist-info"),
+        wanted / packages.relative_to(venv) / "worker",
+    )
+    for each in own:
+        shutil.rmtree(each)
+    (venv / "bin/mail-worker").unlink()
 
 
 def _run(*command: str, environment: dict[str, str] | None = None) -> None:
