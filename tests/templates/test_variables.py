@@ -29,6 +29,21 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         "localhost has 960 MB of RAM, of which 30 % are to stay free, but 13 processes with 5 mails at once need about"
         " 702 MB: at most 12 fit. Lower worker_processes or worker_concurrency in the inventory.",
     ),
+    "rate": (
+        {"worker_mail_rate": "10 a second"},
+        "worker_mail_rate is 10 a second for localhost, but must look like 10/s,500/h,5000/d: correct it in"
+        " the inventory.",
+    ),
+    "runtime": (
+        {"worker_runtime": "docker"},
+        "worker_runtime is docker for localhost, but must be supervisor or container: correct it in the inventory.",
+    ),
+    "two": (
+        {"worker_concurrency": -80, "worker_smtp_host": ""},
+        "worker_smtp_host is missing for localhost: set it in the inventory, in group_vars/mail_workers/main.yml."
+        " worker_concurrency is -80 for localhost, but must be a whole number from 1 to 500: correct it in the"
+        " inventory.",
+    ),
     "processes": (
         {"worker_processes": "many"},
         "worker_processes is many for localhost, but must be a whole number from 1 to 100: correct it in the"
@@ -37,12 +52,19 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
+def test_good_variables_pass(tmp_path: Path) -> None:
+    done = play(HERE / "variables.yml", GOOD, tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_variable_gets_one_sentence(name: str, tmp_path: Path) -> None:
     changes, expected = WRONG[name]
     done = play(HERE / "variables.yml", {**GOOD, **changes}, tmp_path)
     assert done.returncode != 0
     # YAML folds long lines.
-    assert expected in " ".join(done.stdout.split())
+    printed = " ".join(done.stdout.split())
+    assert expected in printed
+    assert "None" not in printed
     assert str(GOOD["worker_supabase_secret_key"]) not in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
