@@ -1,5 +1,6 @@
 """`mail-worker-release` builds real venvs here, from wheels as small as can be."""
 
+import io
 import os
 import subprocess
 import zipfile
@@ -8,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from mail_worker_release.build import build
+from mail_worker_release.candidate import Wheel
+from mail_worker_release.errors import ReleaseError
 from mail_worker_release.host import Host
 
 _MAIN = "import sys\n{imports}\n\ndef main():\n    print({version!r}, 'this' in sys.modules)\n"
 _BYTECODE = "import worker.cli\n"
 
 
-def wheel(directory: Path, version: str, imports: str = "") -> Path:
+def wheel(version: str, imports: str = "") -> Wheel:
     """A worker that tells its version."""
-    path = directory / f"mail_worker-{version}-py3-none-any.whl"
+    packed = io.BytesIO()
     information = f"mail_worker-{version}.dist-info"
     files = {
         "worker/__init__.py": "",
@@ -29,23 +32,22 @@ def wheel(directory: Path, version: str, imports: str = "") -> Path:
         f"{information}/entry_points.txt": "[console_scripts]\nmail-worker = worker.cli:main\n",
     }
     record = f"{information}/RECORD"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(packed, "w") as archive:
         for name, text in files.items():
             archive.writestr(name, text)
         archive.writestr(record, "".join(f"{name},,\n" for name in (*files, record)))
-    return path
+    return Wheel(f"mail_worker-{version}-py3-none-any.whl", packed.getvalue())
 
 
 class Releases:
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
         self.host = Host(directory / "host")
         self.host.releases.mkdir(parents=True)
 
     def build(self, version: str, imports: str = "") -> list[str]:
         """Returns what was said."""
         said: list[str] = []
-        assert build(self.host, version, wheel(self._directory, version, imports), None, said.append)
+        assert build(self.host, version, wheel(version, imports), (), said.append)
         return said
 
     def run(self, version: str) -> str:
@@ -73,7 +75,7 @@ def test_a_second_release_takes_the_first_ones_dependencies_and_leaves_it_alone(
     assert releases.names("2", "only_in_*.py") == {"only_in_2"}
     assert releases.names("2", "only_in_*.pyc") == {"only_in_2"}
     assert releases.names("2", "mail_worker-*.dist-info") == {"mail_worker-2"}
-    assert not build(releases.host, "2", Path("unused.whl"), None, print)
+    assert not build(releases.host, "2", wheel("2"), (), print)
 
 
 def test_what_a_release_imports_for_the_first_time_has_bytecode_too(releases: Releases) -> None:
@@ -81,3 +83,13 @@ def test_what_a_release_imports_for_the_first_time_has_bytecode_too(releases: Re
     releases.build("2", "from json import (\n    scanner,\n)")
     assert "scanner" not in releases.names("1", "*.pyc")
     assert "scanner" in releases.names("2", "*.pyc")
+
+
+def test_what_is_no_wheel_of_the_worker_is_named(releases: Releases) -> None:
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("readme", "")
+    for content in (b"not found", other.getvalue()):
+        with pytest.raises(ReleaseError, match=r"^x\.whl isn't a wheel of the mail worker$"):
+            build(releases.host, "1", Wheel("x.whl", content), (), print)
+    assert not releases.host.complete("1")

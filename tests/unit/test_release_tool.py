@@ -1,5 +1,6 @@
 """`mail-worker-release` with a real supervisord: releases here are small scripts, which is all that it sees of them."""
 
+import base64
 import contextlib
 import grp
 import io
@@ -31,7 +32,8 @@ CRASHING = "raise SystemExit('no such table')"
 DYING = "import time\ntime.sleep(1.4)\nraise SystemExit('gone')"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(1000)"
 GREEDY = "import time\nheld = b'x' * (120 << 20)\ntime.sleep(1000)"
-SETTINGS = {"environment": "SMTP_PASS='ü'\n", "programs": "[program:x]\n"}
+WHEEL_NAME = "mail_worker-1-py3-none-any.whl"
+SETTINGS = {"environment": "SMTP_PASS='ü'\n", "programs": "[program:x]\n", "wheel_name": f"../{WHEEL_NAME}"}
 
 _SUPERVISORD = """
 [supervisord]
@@ -334,16 +336,16 @@ def test_a_deploy_brings_its_settings_by_standard_input_and_leaves_nothing(tmp_p
     assert host.worker_command.readlink() == host.current / "mail-worker"
     with pytest.raises(ReleaseError, match=r"worker\.env\.candidate isn't there: deploy again"):
         candidate.read(host, "v1")
-    for rubbish in ("", "[]", '{"environment": 1, "programs": ""}'):
+    given = {**SETTINGS, "wheel": base64.b64encode(b"a zip file").decode()}
+    for rubbish in ("", "[]", json.dumps({**given, "environment": 1}), json.dumps({**given, "wheel": "?"})):
         with pytest.raises(ReleaseError, match="prepare reads"):
             candidate.receive(io.StringIO(rubbish), "v1")
-    candidate.stage(host, candidate.receive(io.StringIO(json.dumps(SETTINGS)), "v1"))
+    wanted, wheel = candidate.receive(io.StringIO(json.dumps(given)), "v1")
+    assert wheel == candidate.Wheel(WHEEL_NAME, b"a zip file")
+    candidate.stage(host, wanted)
     assert host.environment_candidate.stat().st_mode & 0o777 == 0o640
-    (host.wheels / "v1").mkdir(parents=True)
-    (host.wheels / "v1/mail_worker-1-py3-none-any.whl").touch()
     assert candidate.read(host, "v1") == switch.Setup("v1", "SMTP_PASS='ü'\n".encode(), b"[program:x]\n")
     candidate.discard(host)
-    assert not host.wheels.exists()
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == set()
 
 
@@ -352,11 +354,12 @@ def test_a_release_that_cant_be_built_leaves_no_lock(
 ) -> None:
     for name in ("usr/local/bin", "run"):
         (tmp_path / name).mkdir(parents=True)
-    wheel = tmp_path / "mail_worker-1-py3-none-any.whl"
+    wheel = io.BytesIO()
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("worker/requirements.txt", "no-such-package==1 --hash=sha256:00\n")
-    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(SETTINGS)))
-    command = ["prepare", "v1", str(wheel), f"--group={grp.getgrgid(os.getgid()).gr_name}", "--run=r", "--why=w"]
+    given = {**SETTINGS, "wheel": base64.b64encode(wheel.getvalue()).decode()}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(given)))
+    command = ["prepare", "v1", f"--group={grp.getgrgid(os.getgid()).gr_name}", "--run=r", "--why=w"]
     assert main([f"--root={tmp_path}", "--by=ann@laptop", *command, f"--wheelhouse={tmp_path}"]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "locked"

@@ -86,8 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     add("resume", _resume, "Take mails again.")
     prepare = add("prepare", _prepare, "Build a release beside the one that runs, and ask the services with it.")
     prepare.add_argument("release", metavar="RELEASE")
-    prepare.add_argument("wheel", type=Path, metavar="WHEEL")
-    prepare.add_argument("--wheelhouse", type=Path, metavar="DIRECTORY", help="take every wheel from there")
+    sources = prepare.add_mutually_exclusive_group()
+    sources.add_argument("--wheelhouse", metavar="DIRECTORY", help="take the dependencies from there")
+    sources.add_argument("--index", metavar="URL", help="take them from this package index instead of PyPI")
     prepare.add_argument("--group", required=True, help="who may read the environment")
     prepare.add_argument("--why", required=True)
     prepare.add_argument("--take-over", default="", metavar="RUN", help="a run that is dead; 'any' for each")
@@ -125,7 +126,7 @@ def _status(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> 
 
 
 def _prepare(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
-    wanted = candidate.receive(sys.stdin, options.release)
+    wanted, wheel = candidate.receive(sys.stdin, options.release)
     host.make_directories(options.group)
     held = read_json(host.lock)
     if held is not None:
@@ -135,7 +136,7 @@ def _prepare(host: Host, supervisor: Supervisor, options: argparse.Namespace) ->
     )
     say(f"locked, taken over from {taken_from}" if taken_from else "locked")
     try:
-        built = _build(host, options)
+        built = _build(host, wheel, options)
         say(f"built {options.release}" if built else f"unchanged: {options.release} is there")
         candidate.stage(host, wanted)
         say(candidate.ask(host, options.release))
@@ -145,9 +146,12 @@ def _prepare(host: Host, supervisor: Supervisor, options: argparse.Namespace) ->
     return 0
 
 
-def _build(host: Host, options: argparse.Namespace) -> bool:
+def _build(host: Host, wheel: candidate.Wheel, options: argparse.Namespace) -> bool:
+    source: tuple[str, ...] = ("--no-index", f"--find-links={options.wheelhouse}") if options.wheelhouse else ()
+    if options.index:
+        source = (f"--index-url={options.index}",)
     try:
-        return build.build(host, options.release, options.wheel, options.wheelhouse, say)
+        return build.build(host, options.release, wheel, source, say)
     except (ReleaseError, OSError) as error:
         raise ReleaseError(f"The release {options.release} can't be built ({error}).") from error
 

@@ -17,6 +17,7 @@ from installer import install
 from installer.destinations import SchemeDictionaryDestination
 from installer.sources import WheelFile
 
+from mail_worker_release.candidate import Wheel
 from mail_worker_release.errors import ReleaseError
 from mail_worker_release.host import Host, remove
 from mail_worker_release.switch import Say
@@ -35,11 +36,11 @@ exec env PYTHONOPTIMIZE=2 PYTHONPYCACHEPREFIX={release}/bytecode {release}/venv/
 """
 
 
-def build(host: Host, release: str, wheel: Path, wheelhouse: Path | None, say: Say) -> bool:
+def build(host: Host, release: str, given: Wheel, source: tuple[str, ...], say: Say) -> bool:
     """Builds a release unless it's there already; returns whether anything had to be done.
 
     Args:
-        wheelhouse: a directory of wheels; with it pip asks no index.
+        source: pip's options that say where the dependencies come from.
 
     Raises:
         ReleaseError: it can't be built. What was made of it goes with the next try.
@@ -49,16 +50,19 @@ def build(host: Host, release: str, wheel: Path, wheelhouse: Path | None, say: S
     directory = host.releases / release
     remove(directory)
     directory.mkdir(mode=0o755)
-    shutil.copy(wheel, directory)
-    wheel = directory / wheel.name
+    wheel = directory / given.name
+    wheel.write_bytes(given.content)
     requirements = directory / "requirements.txt"
-    with zipfile.ZipFile(wheel) as archive:
-        requirements.write_bytes(archive.read(_LIST))
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            requirements.write_bytes(archive.read(_LIST))
+    except (zipfile.BadZipFile, KeyError):
+        raise ReleaseError(f"{wheel.name} isn't a wheel of the mail worker") from None
     # The programs run without docstrings, and may not write where their code is.
     environment = {"PYTHONOPTIMIZE": "2", "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
     donor = _donor(host, directory)
     if donor is None:
-        _install_all(directory, wheel, requirements, wheelhouse)
+        _install_all(directory, wheel, requirements, source)
     else:
         say(f"with the dependencies of {donor.name}")
         _link(donor, directory)
@@ -75,12 +79,11 @@ def build(host: Host, release: str, wheel: Path, wheelhouse: Path | None, say: S
     return True
 
 
-def _install_all(directory: Path, wheel: Path, requirements: Path, wheelhouse: Path | None) -> None:
+def _install_all(directory: Path, wheel: Path, requirements: Path, source: tuple[str, ...]) -> None:
     _run("python3", "-m", "venv", "--without-pip", str(directory / "venv"))
     everything = directory / "everything.txt"
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     everything.write_text(f"--requirement {requirements}\n{wheel} --hash=sha256:{digest}\n", encoding="utf-8")
-    source = ("--no-index", f"--find-links={wheelhouse}") if wheelhouse else ()
     # The pip that supervisor's venv has: one for each release would cost a small host ten seconds.
     pip = (sys.executable, "-m", "pip", "--python", str(directory / "venv/bin/python"), "install", *_OPTIONS)
     _run(*pip, "--require-hashes", "--only-binary=:all:", *source, f"--requirement={everything}")

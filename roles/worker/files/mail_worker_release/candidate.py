@@ -1,8 +1,11 @@
-"""What a deploy brings: an environment and supervisord's programs, beside those in place until the switch."""
+"""What a deploy brings: a wheel to build a release from, and an environment and supervisord's programs, which are
+beside those in place until the switch."""
 
+import base64
 import json
-import shutil
 import subprocess
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from mail_worker_release.errors import ReleaseError
@@ -10,7 +13,15 @@ from mail_worker_release.host import Host, put
 from mail_worker_release.switch import Setup
 
 
-def receive(stream: TextIO, release: str) -> Setup:
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A file of the controller's; `name` is its own, without a directory."""
+
+    name: str
+    content: bytes
+
+
+def receive(stream: TextIO, release: str) -> tuple[Setup, Wheel]:
     """Reads JSON, so that the environment's secrets are on no command line.
 
     Raises:
@@ -18,9 +29,13 @@ def receive(stream: TextIO, release: str) -> Setup:
     """
     try:
         given = json.load(stream)
-        return Setup(release, given["environment"].encode(), given["programs"].encode())
+        setup = Setup(release, given["environment"].encode(), given["programs"].encode())
+        return setup, Wheel(Path(given["wheel_name"]).name, base64.b64decode(given["wheel"], validate=True))
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ReleaseError('prepare reads {"environment": ..., "programs": ...} from its standard input.') from None
+        raise ReleaseError(
+            'prepare reads {"environment": ..., "programs": ..., "wheel_name": ..., "wheel": ...} from its standard'
+            " input, the wheel in Base64."
+        ) from None
 
 
 def stage(host: Host, wanted: Setup) -> None:
@@ -66,7 +81,6 @@ def read(host: Host, release: str) -> Setup:
 
 
 def discard(host: Host) -> None:
-    """Removes the candidates, and the wheels that releases were built from."""
+    """Removes the candidates."""
     for path in (host.environment_candidate, host.programs_candidate):
         path.unlink(missing_ok=True)
-    shutil.rmtree(host.wheels, ignore_errors=True)

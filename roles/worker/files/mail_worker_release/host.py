@@ -41,11 +41,6 @@ class Host:
         return self.directory / "programs.candidate"
 
     @property
-    def wheels(self) -> Path:
-        """What releases are built from, each in a directory of its release's name."""
-        return self.directory / "wheels"
-
-    @property
     def programs(self) -> Path:
         """supervisord's programs as the deploy wrote them; drained hosts have others in `supervisor_programs`."""
         return self.directory / "programs.conf"
