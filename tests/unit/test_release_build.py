@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -83,6 +84,13 @@ def test_what_a_release_imports_for_the_first_time_has_bytecode_too(releases: Re
     releases.build("2", "from json import (\n    scanner,\n)")
     assert "scanner" not in releases.names("1", "*.pyc")
     assert "scanner" in releases.names("2", "*.pyc")
+
+
+def test_a_release_that_lacks_something_is_no_donor(releases: Releases) -> None:
+    releases.build("1")
+    shutil.rmtree(releases.host.releases / "1/bytecode")
+    assert releases.build("2") == []
+    assert releases.build("3") == ["with the dependencies of 2"]
 
 
 def test_what_is_no_wheel_of_the_worker_is_named(releases: Releases) -> None:

@@ -312,6 +312,58 @@ def test_old_releases_go(fixture: Fixture) -> None:
     fixture.runs("4")
 
 
+class Commands:
+    """`mail-worker-release` as Ansible calls it, on a fixture's host."""
+
+    def __init__(self, fixture: Fixture) -> None:
+        self._command = [sys.executable, "-m", "mail_worker_release", f"--root={fixture.root}"]
+        self._environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "roles/worker/files")}
+
+    def run(self, *arguments: str) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            [*self._command, *arguments], env=self._environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.stderr == ""
+        return done.returncode, done.stdout.splitlines()
+
+    def switch_apart(self, fixture: Fixture, wanted: switch.Setup) -> tuple[int, list[str]]:
+        candidate.stage(fixture.host, wanted)
+        options = ("--watch=0.5", "--verify=0", "--keep=3", "--run=ann:1", "--apart")
+        return self.run("switch", wanted.release, *options)
+
+
+def test_a_switch_apart_is_awaited(fixture: Fixture) -> None:
+    commands = Commands(fixture)
+    assert take_lock(fixture.host, "ann:1", "ann", "deploy", lambda held: False) == ""
+    assert commands.switch_apart(fixture, fixture.setup(fixture.release("2"))) == (0, [])
+    code, printed = commands.run("await", "--run=ann:1")
+    assert (code, printed) == (0, ["2 is in place; restarting one process at a time"])
+    fixture.runs("2")
+    assert not fixture.host.lock.exists()
+    assert commands.switch_apart(fixture, fixture.setup(fixture.release("3", CRASHING), startsecs=1)) == (0, [])
+    code, printed = commands.run("await", "--run=ann:1")
+    assert code == 1
+    assert "  no such table" in printed
+    assert "2 runs again" in printed
+    assert printed[-1].startswith("mail-worker:mail-worker_00 doesn't start: ")
+    fixture.runs("2")
+
+
+def test_a_switch_that_was_cut_off_counts_as_failed(fixture: Fixture) -> None:
+    commands = Commands(fixture)
+    cut_off = (
+        1,
+        [
+            "The switch was cut off, by a reboot or for lack of memory: mail-worker-release status shows what runs;"
+            " deploy again."
+        ],
+    )
+    assert commands.run("await", "--run=ann:1") == cut_off
+    commands.switch_apart(fixture, fixture.setup("1"))
+    assert commands.run("await", "--run=ann:1")[0] == 0
+    assert commands.run("await", "--run=ann:2") == cut_off
+
+
 def test_the_lock(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.directory.mkdir(parents=True)

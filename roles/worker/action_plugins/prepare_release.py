@@ -57,7 +57,8 @@ class ActionModule(ActionBase):
         digest = hashlib.sha256(base64.b64decode(self._task.args["packed"])).hexdigest()
         expected = shlex.quote(f"{digest}  {command[0]}")
         line = (
-            f"echo {expected} | sha256sum --check --status 2>/dev/null || exit {_OTHER_COMMAND};"
+            # Read to its end: ssh takes a broken pipe for a broken connection.
+            f"echo {expected} | sha256sum --check --status 2>/dev/null || {{ cat >/dev/null; exit {_OTHER_COMMAND}; }};"
             f" exec {shlex.join(command)}"
         )
         settings = json.dumps({name: self._task.args[name] for name in _SETTINGS})

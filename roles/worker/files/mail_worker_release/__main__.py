@@ -3,14 +3,15 @@
 import argparse
 import contextlib
 import fcntl
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mail_worker_release import build, candidate, drain, gate, records, switch
+from mail_worker_release import apart, build, candidate, drain, gate, records, switch
 from mail_worker_release.errors import GateFailed, ReleaseError
 from mail_worker_release.host import Host, read_json
 from mail_worker_release.supervisor import Supervisor
@@ -27,9 +28,18 @@ def main(arguments: list[str] | None = None) -> int:
     os.umask(0o022)
     options = _parser().parse_args(arguments)
     host = Host(options.root)
-    try:
-        with _alone(host):
+
+    def command() -> int:
+        with _alone(host, options.patience):
             return int(options.command(host, Supervisor(host.supervisor_socket), options))
+
+    return _told(host, command)
+
+
+def _told(host: Host, action: Callable[[], int]) -> int:
+    """Runs it; what goes wrong is said."""
+    try:
+        return action()
     except GateFailed as error:
         if error.log:
             say("The log ends with:")
@@ -50,8 +60,8 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone(host: Host) -> Iterator[None]:
-    deadline = time.monotonic() + OTHER_RUN_SECONDS
+def _alone(host: Host, patience_seconds: float) -> Iterator[None]:
+    deadline = time.monotonic() + patience_seconds
     with (host.root / "run/mail-worker-release.lock").open("w") as file:
         while True:
             try:
@@ -68,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mail-worker-release", description="The releases of this host's mail worker.")
     parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
     parser.add_argument("--by", default="somebody on the host", help="who does it, for deploys.log")
+    parser.set_defaults(patience=OTHER_RUN_SECONDS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
@@ -99,8 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     switch_command.add_argument("--max-rss", type=int, default=0, metavar="MB")
     switch_command.add_argument("--canary", default="", metavar="ADDRESS")
     switch_command.add_argument("--keep", type=int, required=True, metavar="NUMBER", help="remove older releases")
+    switch_command.add_argument("--apart", action="store_true", help="return at once; await tells the end")
+    awaiting = add("await", _await, "Wait for the end of a switch that was started apart.")
+    awaiting.set_defaults(patience=math.inf)
     unlock = add("unlock", _unlock, "Forget what was prepared, and let others onto this host.")
-    for command in (prepare, switch_command, unlock):
+    for command in (prepare, switch_command, awaiting, unlock):
         command.add_argument("--run", required=True, help="who has the lock, from prepare to switch or unlock")
     return parser
 
@@ -157,6 +171,22 @@ def _build(host: Host, wheel: candidate.Wheel, options: argparse.Namespace) -> b
 
 
 def _switch(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    if not options.apart:
+        return _switch_here(host, supervisor, options)
+    if apart.leave(host):
+        return 0
+    code = _told(host, lambda: _switch_here(host, supervisor, options))
+    apart.finish(host, options.run, code)
+    return code
+
+
+def _await(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
+    code, printed = apart.outcome(host, options.run)
+    say(printed.rstrip())
+    return code
+
+
+def _switch_here(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> int:
     demands = gate.Demands(options.watch, options.verify, options.max_rss, options.canary)
     try:
         wanted = candidate.read(host, options.release)

@@ -114,13 +114,13 @@ def _donor(host: Host, directory: Path) -> Path | None:
     wanted = (directory / "requirements.txt").read_bytes()
     version = _version(Path("/usr/bin/python3"))
     for complete in sorted(host.releases.glob("*/complete"), key=lambda path: path.stat().st_mtime, reverse=True):
-        requirements = complete.with_name("requirements.txt")
+        donor = complete.parent
         if (
-            requirements.is_file()
-            and requirements.read_bytes() == wanted
-            and _version(complete.with_name("venv") / "bin/python") == version
+            all((donor / part).exists() for part in ("requirements.txt", "bytecode", "venv/bin/mail-worker"))
+            and (donor / "requirements.txt").read_bytes() == wanted
+            and _version(donor / "venv/bin/python") == version
         ):
-            return complete.parent
+            return donor
     return None
 
 
@@ -147,7 +147,7 @@ def _link(donor: Path, directory: Path) -> None:
         wanted / packages.relative_to(venv) / "worker",
     )
     for each in own:
-        shutil.rmtree(each)
+        shutil.rmtree(each, ignore_errors=True)
     (venv / "bin/mail-worker").unlink()
 
 

@@ -64,6 +64,16 @@ class Host:
         return self.directory / "before"
 
     @property
+    def switched(self) -> Path:
+        """How the last switch ended that was started apart."""
+        return self.directory / "switched.json"
+
+    @property
+    def switch_log(self) -> Path:
+        """What it printed."""
+        return self.directory / "switch.log"
+
+    @property
     def lock(self) -> Path:
         return self.directory / "lock.json"
 
