@@ -54,6 +54,21 @@ def test_releases_come_and_go_under_a_campaign(fleet: Fleet, tmp_path: Path, say
     assert printed.count("unchanged: 0.2.0-") == len(fleet.inventory["mail_workers"]["hosts"])
     assert pids(redis_url) == processes
 
+    # Where another one fails, the first host keeps what has proven itself there.
+    first_host, *_, last_host = fleet.inventory["mail_workers"]["hosts"]
+    right = fleet.services.smtp_password
+    printed = fleet.play(
+        "deploy",
+        fails=True,
+        worker_source_directory=str(make_version(tmp_path, "0.2.1")),
+        worker_smtp_password=f"{{{{ 'wrong' if inventory_hostname == '{last_host}' else '{right}' }}}}",
+    )
+    assert f"{last_host} was left as it is: mail-worker check failed: FAIL mail" in printed
+    assert {release.partition("-")[0] for release in releases(redis_url).values()} == {"0.2.0", "0.2.1"}
+    fleet.play("rollback", f"--limit={first_host}")
+    campaign.wait_for(20)
+    assert set(releases(redis_url).values()) == set(second.values())
+
     faults = os.environ.get("MAIL_FAULTS", "sends nothing")
     for fault in BROKEN if faults == "all" else faults.split(","):
         began = time.time()
