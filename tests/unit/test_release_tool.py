@@ -354,8 +354,8 @@ def test_a_switch_that_was_cut_off_counts_as_failed(fixture: Fixture) -> None:
     cut_off = (
         1,
         [
-            "The switch was cut off, by a reboot or for lack of memory: mail-worker-release status shows what runs;"
-            " deploy again."
+            "The switch was cut off, by a reboot or for lack of memory or disk: mail-worker-release status shows what"
+            " runs; deploy again."
         ],
     )
     assert commands.run("await", "--run=ann:1") == cut_off

@@ -39,7 +39,7 @@ def outcome(host: Host, run: str) -> tuple[int, str]:
     ended = read_json(host.switched)
     if ended is None or ended["run"] != run:
         raise ReleaseError(
-            "The switch was cut off, by a reboot or for lack of memory: mail-worker-release status shows what runs;"
-            " deploy again."
+            "The switch was cut off, by a reboot or for lack of memory or disk: mail-worker-release status shows what"
+            " runs; deploy again."
         )
     return int(ended["code"]), host.switch_log.read_text(encoding="utf-8", errors="replace")
