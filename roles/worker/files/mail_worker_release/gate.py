@@ -40,9 +40,12 @@ def start(supervisor: Supervisor, host: Host, full_name: str) -> Process:
     started = supervisor.start(full_name)
     while (process := supervisor.process(full_name)) is not None and process.state == "STARTING":
         time.sleep(LOOK_EVERY_SECONDS)
-    if process is None or not started or not is_up(process):
+    if process is None or not is_up(process):
         state = process.state if process else "not there"
         raise GateFailed(f"{full_name} doesn't start: supervisord says {state}.", last_lines(host, full_name))
+    if not started:
+        # supervisord has started it again, which tells nothing.
+        raise GateFailed(f"{full_name} ended soon after its start.", last_lines(host, full_name))
     return process
 
 

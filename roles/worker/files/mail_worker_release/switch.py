@@ -144,6 +144,7 @@ def _remember(host: Host, wanted: Setup, proven: Proven | None, by: str) -> None
     else:
         write_proven(host, proven.followed_by(wanted.release, wanted.fingerprint))
     (host.releases / wanted.release / "failed").unlink(missing_ok=True)
+    (host.releases / wanted.release / "proven").touch()
     remove(host.before)
     was = "" if proven is None or proven.release == wanted.release else f", was {proven.release}"
     record(host, f"{by}: {wanted.release} runs{was}")
@@ -213,18 +214,19 @@ def _previous(host: Host, proven: Proven) -> str:
 
 
 def prune(host: Host, keep: int) -> list[str]:
-    """Removes old releases but the newest `keep`; never one that runs, that a rollback leads to, or that failed, which
-    somebody may want to look into. Returns their names."""
+    """Removes releases that were built and never ran, and old ones but the newest `keep`; never one that runs, that a
+    rollback leads to, or that failed, which somebody may want to look into. Returns their names."""
     proven, before = read_proven(host), read_before(host)
     kept = {host.release_in_place()}
     if proven is not None:
         kept |= {proven.release, _previous(host, proven)}
     if before is not None:
         kept.add(before.release)
-    # Those that failed don't count either, or a row of them would push out what a rollback may want.
+    # Those that failed or never ran don't count, or a row of them would push out what a rollback may want.
     sound = [path for path in host.releases.iterdir() if path.is_dir() and not (path / "failed").exists()]
-    sound.sort(key=lambda path: path.stat().st_mtime)
-    removable = [path for path in sound[: max(len(sound) - keep, 0)] if path.name not in kept]
+    ran = sorted((path for path in sound if (path / "proven").exists()), key=lambda path: path.stat().st_mtime)
+    never_ran = [path for path in sound if path not in ran]
+    removable = [path for path in (*never_ran, *ran[: max(len(ran) - keep, 0)]) if path.name not in kept]
     for path in removable:
         remove(path)
     return [path.name for path in removable]
