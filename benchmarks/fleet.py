@@ -1,4 +1,5 @@
-"""A release is deployed to one host, and to a fleet of as many containers as wanted: how long each takes.
+"""A release is deployed to one host, and to a fleet of as many containers as wanted: how long each takes. Exit code 1
+if the fleet takes more than AT_MOST times as long.
 
 .venv/bin/python -m benchmarks.fleet [--hosts 20] [--rounds 3] [--keep]
 """
@@ -15,6 +16,8 @@ from tests.integration.playbooks import run_playbook
 
 INSTANCE = "bench-fleet"
 PLAYBOOK_SECONDS = 3600.0
+#: What was promised for 20 hosts.
+AT_MOST = 3.0
 
 
 class Containers:
@@ -77,6 +80,8 @@ def _measure(fleet: Containers, hosts: int, rounds: int) -> None:
         print(f"round {number + 1}: one host {one:.1f} s, {hosts} hosts {whole:.1f} s, {whole / one:.2f}x", flush=True)
     one, whole, ratio = (statistics.median(column) for column in zip(*found, strict=True))
     print(f"medians: one host {one:.1f} s, {hosts} hosts {whole:.1f} s, {ratio:.2f}x")
+    if ratio > AT_MOST:
+        raise SystemExit(f"{ratio:.2f} times is more than {AT_MOST:.0f}.")
 
 
 if __name__ == "__main__":
