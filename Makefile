@@ -54,6 +54,7 @@ lint:
 	$(PYTHON) -m ruff format --check --quiet .
 	$(PYTHON) -m ruff check --quiet .
 	$(PYTHON) -m mypy
+	.venv/bin/lint-imports --no-cache
 	.venv/bin/yamllint --strict .
 	.venv/bin/ansible-lint -q --offline
 	shellcheck roles/container/files/build-image roles/redis/files/redis-* roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run

@@ -21,10 +21,10 @@ import redis
 from benchmarks.bench import SINK_PORT, Bench, bench
 from benchmarks.processes import Measured, as_on_a_host, mail_worker, start
 from demo.campaign import Campaign
-from worker import keys
-from worker.ledger import Entry
-from worker.pacing import parse_rate
-from worker.uncertain import UncertainMails
+from worker.base import keys
+from worker.ledger.ledger import Entry
+from worker.ledger.uncertain import UncertainMails
+from worker.mail.pacing import parse_rate
 
 CONCURRENCY = 10
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import redis
 
 from benchmarks.bench import NODE, PEERS, Bench, Sink, bench
-from worker.producer import enqueue
+from worker.queue.producer import enqueue
 
 
 class Produce(Protocol):

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from email import policy
 from email.message import EmailMessage
 
-from worker.jobs import Address, Job
-from worker.message import build_mail
-from worker.text import text_from_html
+from worker.mail.addresses import Address
+from worker.mail.jobs import Job
+from worker.mail.message import build_mail
+from worker.mail.text import text_from_html
 
 ROUNDS = 5
 MAILS = 100
@@ -60,7 +61,9 @@ def milliseconds(build: Callable[[], bytes]) -> float:
 def main() -> None:
     """Prints both and their ratio."""
     ours, peer = milliseconds(by_hand), milliseconds(by_library)
-    print(f"worker.message {ours:.2f} ms, email.message {peer:.2f} ms a mail of {len(by_hand()):,} bytes:", end=" ")
+    print(
+        f"worker.mail.message {ours:.2f} ms, email.message {peer:.2f} ms a mail of {len(by_hand()):,} bytes:", end=" "
+    )
     print(f"{peer / ours:.1f} times as fast")
 
 

@@ -11,7 +11,7 @@ import time
 import redis
 
 from benchmarks.bench import Bench, Sink, bench, wait_until_sent
-from worker import keys
+from worker.base import keys
 
 CONCURRENCY = 50
 DELAY_MS = 200

@@ -14,10 +14,10 @@ import httpcore
 import idna.uts46data
 
 import worker.cli
-import worker.healthy
-import worker.logs
-import worker.process
-import worker.recorder
-import worker.transports.oauth
-import worker.transports.providers
-import worker.transports.smtp
+import worker.operating.healthy
+import worker.base.logs
+import worker.sending.process
+import worker.recording.recorder
+import worker.sending.transports.oauth
+import worker.sending.transports.providers
+import worker.sending.transports.smtp

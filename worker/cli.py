@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import redis
 
-from worker import __version__, operator_commands
+from worker import __version__
+from worker.base.redis_client import connect, explain
+from worker.base.settings import Settings, load_settings
 from worker.errors import MailWorkerError, SettingsError
-from worker.redis_client import connect, explain
-from worker.settings import Settings, load_settings
+from worker.operating import operator_commands
 
 if TYPE_CHECKING:
-    from worker.checks import Finding
+    from worker.operating.checks import Finding
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
@@ -99,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:
-    from worker.logs import set_up_logging
-    from worker.process import run_worker
+    from worker.base.logs import set_up_logging
+    from worker.sending.process import run_worker
 
     set_up_logging(settings.log_level)
     run_worker(settings)
@@ -108,9 +109,9 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _record(settings: Settings, options: argparse.Namespace) -> int:
-    from worker.logs import set_up_logging
-    from worker.recorder import run_recorder
-    from worker.stopping import Stop
+    from worker.base.logs import set_up_logging
+    from worker.base.stopping import Stop
+    from worker.recording.recorder import run_recorder
 
     set_up_logging(settings.log_level)
     run_recorder(settings, Stop())
@@ -121,7 +122,7 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
     print("ok   settings  complete", flush=True)
     if options.settings:
         return 0
-    from worker.checks import run_checks
+    from worker.operating.checks import run_checks
 
     return _report(run_checks(settings))
 
@@ -132,7 +133,7 @@ def _expectation(text: str) -> tuple[str, int]:
 
 
 def _verify(settings: Settings, options: argparse.Namespace) -> int:
-    from worker.verify import verify
+    from worker.operating.verify import verify
 
     return _report(verify(settings, dict(options.expect), options.canary, options.timeout))
 
@@ -146,8 +147,8 @@ def _report(findings: Iterable["Finding"]) -> int:
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
-    from worker.status import read_status, show
-    from worker.transports.choice import account_name
+    from worker.operating.status import read_status, show
+    from worker.sending.transports.choice import account_name
 
     for line in show(read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate)):
         print(line)
@@ -155,8 +156,8 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _healthy(settings: Settings, options: argparse.Namespace) -> int:
-    from worker.healthy import judge
-    from worker.processes import alive
+    from worker.operating.healthy import judge
+    from worker.queue.processes import alive
 
     well, sentence = judge(alive(connect(settings.redis_url)), settings.host_name, time.time())
     print(sentence)
@@ -164,16 +165,16 @@ def _healthy(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _send_test(settings: Settings, options: argparse.Namespace) -> int:
-    from worker.testmail import send_test
+    from worker.operating.testmail import send_test
 
     print(send_test(settings, options.address))
     return 0
 
 
 def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
-    from worker.pacing import seconds_to_send
-    from worker.producer import check_file, enqueue, read_jobs
-    from worker.status import duration
+    from worker.mail.pacing import seconds_to_send
+    from worker.operating.status import duration
+    from worker.queue.producer import check_file, enqueue, read_jobs
 
     total = check_file(options.file, settings.mail_from)
     queued = 0

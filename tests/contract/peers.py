@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 from tests.contract.http_server import Answer, HttpServer
 from tests.contract.smtp_server import SmtpServer
-from worker.settings import Secret
-from worker.transports.base import Transport
-from worker.transports.http import HttpTransport, Provider
-from worker.transports.providers import Mailgun, Resend, SendGrid
-from worker.transports.smtp import Idempotency, SmtpTransport
+from worker.base.settings import Secret
+from worker.sending.transports.base import Transport
+from worker.sending.transports.http import HttpTransport, Provider
+from worker.sending.transports.providers import Mailgun, Resend, SendGrid
+from worker.sending.transports.smtp import Idempotency, SmtpTransport
 
 SECRET = Secret("s3cret-s3cret")
 

@@ -9,10 +9,10 @@ import pytest
 from testbed.certificates import write_certificates
 from tests.contract.http_server import Answer, HttpServer
 from tests.contract.smtp_server import SmtpServer
+from worker.base.settings import Settings, load_settings
 from worker.errors import AccountRefused, TransportUnavailable
-from worker.settings import Settings, load_settings
-from worker.transports import oauth
-from worker.transports.choice import make_transport
+from worker.sending.transports import oauth
+from worker.sending.transports.choice import make_transport
 
 USER, PASSWORD, REFRESH_TOKEN = "me@example.org", "pass word ü", "refresh-s3cret"
 
@@ -30,7 +30,7 @@ def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
 async def server(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SmtpServer]:
     server = SmtpServer(pipelining=True)
     await server.start(tls)
-    monkeypatch.setattr("worker.settings.IMPLICIT_TLS_PORT", server.port)
+    monkeypatch.setattr("worker.base.settings.IMPLICIT_TLS_PORT", server.port)
     yield server
     await server.stop()
 

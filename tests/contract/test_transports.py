@@ -11,12 +11,12 @@ import pytest
 from testbed.certificates import write_certificates
 from tests.contract.peers import PEERS, SECRET, SMTP_PEERS, Peer, ResendPeer, SmtpPeer, known_manners
 from worker.errors import AccountRefused, MailWorkerError, NoConnectionYet, TransportUnavailable
-from worker.jobs import parse_job
-from worker.message import Mail, build_mail
-from worker.outcomes import Failed, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
-from worker.transports import http, smtp
-from worker.transports.base import Transport
-from worker.transports.smtp import SmtpTransport
+from worker.mail.jobs import parse_job
+from worker.mail.message import Mail, build_mail
+from worker.mail.outcomes import Failed, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
+from worker.sending.transports import http, smtp
+from worker.sending.transports.base import Transport
+from worker.sending.transports.smtp import SmtpTransport
 
 
 def pairs(*manners: str) -> pytest.MarkDecorator:

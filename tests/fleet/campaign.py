@@ -7,10 +7,10 @@ from pathlib import Path
 from demo.campaign import Campaign
 from demo.tally import Tally, tally
 from testbed.services import Services
-from worker.processes import Process, alive
-from worker.producer import enqueue, read_jobs
-from worker.redis_client import connect
-from worker.settings import Secret
+from worker.base.redis_client import connect
+from worker.base.settings import Secret
+from worker.queue.processes import Process, alive
+from worker.queue.producer import enqueue, read_jobs
 
 DONE_WITHIN_SECONDS = 240.0
 

@@ -14,7 +14,7 @@ from demo.tally import tally
 from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
-from worker import keys
+from worker.base import keys
 
 
 def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(

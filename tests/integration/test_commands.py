@@ -8,7 +8,7 @@ import redis
 
 from testbed.services import Services
 from tests.integration.programs import Programs
-from worker import keys
+from worker.base import keys
 
 
 def test_check_finds_all_well(programs: Programs, services: Services) -> None:

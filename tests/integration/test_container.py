@@ -26,7 +26,7 @@ from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import wait_until
 from tests.templates.conftest import play
-from worker import keys
+from worker.base import keys
 
 ROLE = CHECKOUT / "roles/container"
 IDS = "10001:10001"

@@ -13,7 +13,7 @@ from demo.tally import tally
 from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
-from worker import keys
+from worker.base import keys
 
 Database = psycopg.Connection[tuple[object, ...]]
 

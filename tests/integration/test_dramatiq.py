@@ -1,5 +1,5 @@
 """What Dramatiq's documentation promises of acknowledgements, retries, delays, middleware, shutdown and dead letters
-holds for the worker that runs its messages as tasks (worker/runner.py)."""
+holds for the worker that runs its messages as tasks (worker/queue/runner.py)."""
 
 import asyncio
 import json
@@ -14,14 +14,14 @@ import redis
 from dramatiq.middleware import Retries, SkipMessage
 
 from testbed.services import Services
-from worker import keys
-from worker.account import Gate
-from worker.broker import DeadLetter, MailBroker
-from worker.message_queue import MessageQueue
-from worker.processes import Process
-from worker.redis_client import connect, connect_async
-from worker.runner import GiveBack, Hold, MailWorker, Postpone, Rhythm
-from worker.settings import Secret
+from worker.base import keys
+from worker.base.redis_client import connect, connect_async
+from worker.base.settings import Secret
+from worker.queue.broker import DeadLetter, MailBroker
+from worker.queue.gate import Gate
+from worker.queue.message_queue import MessageQueue
+from worker.queue.processes import Process
+from worker.queue.runner import GiveBack, Hold, MailWorker, Postpone, Rhythm
 
 PATIENCE_SECONDS = 20.0
 

@@ -10,14 +10,14 @@ import pytest
 import redis
 
 from testbed.services import Services
-from worker import keys
-from worker.account import Account
+from worker.base import keys
+from worker.base.redis_client import CountingRedis, connect_async
+from worker.base.settings import Secret
 from worker.errors import AccountRefused
-from worker.ledger import Entry, LedgerOptions, RedisLedger, Verdict
-from worker.outcomes import Failed, Retry, Sent, Slow, Uncertain
-from worker.pacing import Limit
-from worker.redis_client import CountingRedis, connect_async
-from worker.settings import Secret
+from worker.ledger.ledger import Entry, LedgerOptions, RedisLedger, Verdict
+from worker.mail.outcomes import Failed, Retry, Sent, Slow, Uncertain
+from worker.mail.pacing import Limit
+from worker.sending.account import Account
 
 ACCOUNT = "account"
 

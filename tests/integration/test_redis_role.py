@@ -23,13 +23,13 @@ from testbed.paths import CHECKOUT
 from testbed.services import Services
 from tests.integration.playbooks import EMPTY, run_playbook
 from tests.integration.test_dramatiq import Fleet
-from worker import keys
-from worker.checks import check_redis
-from worker.ledger import Entry, LedgerOptions, RedisLedger, Verdict
-from worker.outcomes import Sent
-from worker.producer import enqueue
-from worker.redis_client import connect, connect_async
-from worker.settings import Secret, Settings
+from worker.base import keys
+from worker.base.redis_client import connect, connect_async
+from worker.base.settings import Secret, Settings
+from worker.ledger.ledger import Entry, LedgerOptions, RedisLedger, Verdict
+from worker.mail.outcomes import Sent
+from worker.operating.checks import check_redis
+from worker.queue.producer import enqueue
 
 HOST = "mail1"
 PATIENCE_SECONDS = 30.0
@@ -309,7 +309,7 @@ def test_a_kill_loses_nothing_confirmed(broker: Broker, worker: "redis.Redis") -
 WRITER = """
 import sys
 import redis
-from worker.redis_client import connect
+from worker.base.redis_client import connect
 client = connect(sys.argv[1])
 try:
     while True:

@@ -7,7 +7,7 @@ import pytest
 from supervisor.options import ServerOptions
 
 from tests.templates.conftest import GOOD, expect_nft_takes, expect_systemd_takes
-from worker.settings import ENV_FILE_VARIABLE, load_settings
+from worker.base.settings import ENV_FILE_VARIABLE, load_settings
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from worker import runner
+from worker.queue import runner
 
 
 async def test_a_cancellation_that_gets_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
 import pytest
 from postgrest.exceptions import APIError
 
-from worker.database import MAX_ID_BYTES, _by_length, _explained
 from worker.errors import DatabaseRejected, DatabaseTooSlow, DatabaseUnavailable
+from worker.recording.database import MAX_ID_BYTES, _by_length, _explained
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from worker.jobs import parse_job
+from worker.mail.jobs import parse_job
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -56,7 +56,7 @@ def test_every_variable_of_a_role_is_in_its_specs_and_in_the_documentation() -> 
 
 def test_every_variable_of_the_environment_is_documented() -> None:
     page = (CHECKOUT / "docs/configure.md").read_text(encoding="utf-8")
-    source = (CHECKOUT / "worker/settings.py").read_text(encoding="utf-8")
+    source = (CHECKOUT / "worker/base/settings.py").read_text(encoding="utf-8")
     names = re.findall(r'"([A-Z][A-Z_]{5,})"', source)
     assert len(names) > 20
     for name in set(names) - {"WARNING"}:

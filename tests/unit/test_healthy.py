@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.healthy import judge
-from worker.processes import Process
+from worker.operating.healthy import judge
+from worker.queue.processes import Process
 
 NOW = 1_000_000.0
 LIVING = [

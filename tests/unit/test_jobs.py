@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import InvalidJob
-from worker.jobs import Address, parse_address, parse_job, recipient_key
+from worker.mail.addresses import Address, parse_address
+from worker.mail.jobs import parse_job, recipient_key
 
 CAMEL: dict[str, Any] = {
     "to": "zoe@example.com",

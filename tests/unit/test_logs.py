@@ -7,7 +7,7 @@ import pytest
 import redis
 from dramatiq import Message
 
-from worker.logs import Seldom, WithoutContent
+from worker.base.logs import Seldom, WithoutContent
 
 
 def record(level: int, text: str, *arguments: Any, error: BaseException | None = None) -> logging.LogRecord:

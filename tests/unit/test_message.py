@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import InvalidJob
-from worker.jobs import Address, parse_job
-from worker.message import Mail, build_mail
-from worker.text import text_from_html
+from worker.mail.addresses import Address
+from worker.mail.jobs import parse_job
+from worker.mail.message import Mail, build_mail
+from worker.mail.text import text_from_html
 
 JOB: dict[str, Any] = {
     "to": {"name": "Zoë, “the” Ångström", "address": "zoe@example.com"},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.outcomes import Reply, classify_smtp
-from worker.retry import LONGEST_DELAY_MS, retry_delay_ms
+from worker.mail.outcomes import Reply, classify_smtp
+from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from worker.errors import InvalidFile
-from worker.jobs import Address
-from worker.producer import check_file, read_jobs
+from worker.mail.addresses import Address
+from worker.queue.producer import check_file, read_jobs
 
 SENDER = Address("", "news@example.com")
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.base.redis_client import connect
+from worker.base.settings import ENV_FILE_VARIABLE, Secret, load_settings
 from worker.errors import SettingsError
-from worker.redis_client import connect
-from worker.settings import ENV_FILE_VARIABLE, Secret, load_settings
 
 GOOD = {
     "REDIS_URL": "rediss://default:hunter2@redis.example:6379/0",

@@ -19,7 +19,7 @@ local WAITING, MESSAGES, DELAYED, DELAYED_MESSAGES = KEYS[1], KEYS[2], KEYS[3], 
 local DEAD, DEAD_MESSAGES, HEARTBEATS = KEYS[5], KEYS[6], KEYS[7]
 local DUE, LANES, CONTROL, PRIORITIES = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local CLASSES = { 'high', 'normal', 'low' }
--- As worker/producer.py has it: a process would have to hold several copies of it at a time.
+-- As worker/queue/producer.py has it: a process would have to hold several copies of it at a time.
 local MAX_MESSAGE_BYTES = 5000000
 local DEAD_LETTER_SECONDS = 7 * 86400
 local MAX_ID_CHARACTERS = 200

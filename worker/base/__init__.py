@@ -1,0 +1,1 @@
+"""What every room uses: the settings, the names of the keys, the Redis client, logs."""

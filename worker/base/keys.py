@@ -1,0 +1,106 @@
+"""The names of all keys in Redis: this package's own, and Dramatiq's (described in its dispatch.lua)."""
+
+QUEUE_NAMESPACE = "dramatiq"
+QUEUE = "mail"
+ACTOR = "send_mail"
+
+OUTBOX = "mail:outbox"
+PARKED_RESULTS = "mail:outbox:parked"
+OPEN_CAMPAIGNS = "mail:campaigns"
+PROCESSES = "mail:processes"
+#: HASH campaign → paused | cancelled, with the reason; a campaign that isn't in it is running.
+CONTROL = "mail:control"
+#: HASH campaign → high | low; a campaign that isn't in it has the normal priority.
+PRIORITIES = "mail:priorities"
+#: HASH of mails that may have been accepted before their process or connection died, and those of their messages
+#: that are held.
+UNCERTAIN = "mail:uncertain"
+HELD_MESSAGES = "mail:uncertain:msgs"
+#: HASH month → Redis commands that this fleet's processes sent.
+COMMANDS = "mail:commands"
+
+#: Dramatiq keeps dead letters for 7 days, and so their reasons are kept.
+DEAD_LETTER_SECONDS = 7 * 86_400
+DEAD_LETTER_REASON_PREFIX = "mail:dead:"
+
+WAITING = f"{QUEUE_NAMESPACE}:{QUEUE}"
+MESSAGES = f"{WAITING}.msgs"
+DELAYED = f"{WAITING}.DQ"
+DELAYED_MESSAGES = f"{DELAYED}.msgs"
+DEAD_LETTERS = f"{WAITING}.XQ"
+DEAD_LETTER_MESSAGES = f"{WAITING}.XQ.msgs"
+HEARTBEATS = f"{QUEUE_NAMESPACE}:__heartbeats__"
+
+#: LIST of the ids that woke idle processes; the next fetch takes them, whoever's it is. One list for all, since Redis
+#: may still serve a connection whose process is forgotten.
+WOKEN = "mail:woken"
+#: ZSET id → time in ms at which a delayed message is due; Dramatiq has the time in the message alone.
+DUE = "mail:due"
+#: ZSET for each priority: lane → how many messages were taken from it, so that the least served comes next.
+LANES = "mail:lanes"
+LANE_PREFIX = "mail:lane:"
+
+#: What lua/lanes.lua asks for.
+QUEUE_KEYS = (
+    WAITING,
+    MESSAGES,
+    DELAYED,
+    DELAYED_MESSAGES,
+    DEAD_LETTERS,
+    DEAD_LETTER_MESSAGES,
+    HEARTBEATS,
+    DUE,
+    LANES,
+    CONTROL,
+    PRIORITIES,
+)
+
+
+def acks(process: str) -> str:
+    """SET of message ids that a process has fetched and not settled yet."""
+    return f"{QUEUE_NAMESPACE}:__acks__.{process}.{QUEUE}"
+
+
+def lane(campaign_id: str) -> str:
+    """LIST of a campaign's waiting message ids; that of mails outside any campaign has an empty name."""
+    return f"{LANE_PREFIX}{campaign_id}"
+
+
+def ledger(campaign_id: str) -> str:
+    """HASH subscriber → state; the states are described in lua/states.lua."""
+    return f"mail:ledger:{campaign_id}"
+
+
+def counts(campaign_id: str) -> str:
+    """HASH result → number of mails."""
+    return f"mail:counts:{campaign_id}"
+
+
+def single(identity: str) -> str:
+    """The ledger of one mail outside any campaign."""
+    return f"mail:single:{identity}"
+
+
+def account(name: str) -> str:
+    """HASH: what a sending account's provider allows at present; see lua/claim.lua."""
+    return f"mail:account:{name}"
+
+
+def in_flight(name: str) -> str:
+    """ZSET claimant → ms of its claim: an account's mails that are being sent now."""
+    return f"mail:account:{name}:flight"
+
+
+def window(name: str, milliseconds: int) -> str:
+    """LIST of the times in ms of an account's last mails, as many as one window allows."""
+    return f"mail:account:{name}:window:{milliseconds}"
+
+
+def connections(name: str) -> str:
+    """HASH process → its open connections to the account's server."""
+    return f"mail:account:{name}:connections"
+
+
+def dead_letter_reason(redis_message_id: str) -> str:
+    """STRING: why a message can't be worked on."""
+    return f"{DEAD_LETTER_REASON_PREFIX}{redis_message_id}"

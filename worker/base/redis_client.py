@@ -1,0 +1,119 @@
+"""How this package connects to Redis: one place for time-outs, retries, scripts and sentences about what is wrong."""
+
+from importlib.resources import files
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from worker.base.settings import Secret
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+#: A socket that stalls this long counts as cut. Blocking commands ask for less.
+SOCKET_TIMEOUT_SECONDS = 15.0
+
+
+class CountingBlockingRedis(redis.Redis):
+    """Counts the commands that it sends, since Redis may be billed by the command."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.commands = 0
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.commands += 1
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        # All of this package's pipelines hold two or three commands.
+        self.commands += 3
+        return super().pipeline(*args, **options)
+
+
+def connect(
+    url: Secret,
+    *,
+    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
+    health_check_interval_seconds: int = 30,
+) -> CountingBlockingRedis:
+    """A blocking client. It never repeats a command by itself: a repeated fetch would strand messages."""
+    pool = redis.ConnectionPool.from_url(
+        url,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=socket_timeout_seconds,
+        socket_keepalive=True,
+        health_check_interval=health_check_interval_seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return CountingBlockingRedis(connection_pool=pool)
+
+
+class CountingRedis(redis.asyncio.Redis):
+    """Counts the commands that it sends, since Redis may be billed by the command."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.commands = 0
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.commands += 1
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+def connect_async(
+    url: Secret, max_connections: int, *, socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS
+) -> CountingRedis:
+    """A client for scripts that may be repeated. Waits for a free connection rather than failing: a result that can't
+    be recorded is a mail sent twice. Without health checks, which would be commands too."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=None,
+        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_timeout=socket_timeout_seconds,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return CountingRedis(connection_pool=pool)
+
+
+def encodable(text: str) -> str:
+    """The text without halves of surrogate pairs, which Redis's JSON and UTF-8 refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def explain(error: redis.RedisError) -> str:
+    """A sentence with the way out; redis-py's own messages name host and port, never the password."""
+    text = " ".join(str(error).split())
+    if isinstance(error, redis.AuthenticationError) or "WRONGPASS" in text or "NOAUTH" in text:
+        return "Redis refuses the user or password that are in REDIS_URL (or UPSTASH_REDIS_URL)."
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return f"Redis's certificate isn't trusted ({text}): add its CA to base_ca_certificates."
+    if isinstance(error, redis.OutOfMemoryError):
+        return (
+            "Redis is full: let the workers send what waits there, or raise its maxmemory (on a broker of this project"
+            " redis_maxmemory_mb)."
+        )
+    if isinstance(error, redis.TimeoutError):
+        return (
+            f"Redis doesn't answer ({text}): check REDIS_URL's host, port and scheme (rediss:// is TLS),"
+            " and that a firewall lets this host in."
+        )
+    if isinstance(error, redis.ConnectionError):
+        return f"Redis can't be reached ({text}): check REDIS_URL's host, port and scheme (rediss:// is TLS)."
+    return f"Redis refuses a command ({text})."
+
+
+#: A Redis that is full refuses whatever may take memory as a script's first write, and nothing after that one. What
+#: these scripts write lets mails leave the queue, which is what frees memory.
+#: https://redis.io/docs/latest/develop/programmability/eval-intro/
+_EVEN_IF_FULL = "redis.call('DEL', KEYS[1] .. ':none')\n"
+
+
+def script(*names: str) -> str:
+    """The text of lua/….lua; where there are several, those in front hold functions that the last one uses."""
+    return _EVEN_IF_FULL + "".join(
+        files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names
+    )

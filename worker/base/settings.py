@@ -1,0 +1,328 @@
+"""The only module that reads the environment."""
+
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from worker.errors import InvalidJob, SettingsError
+from worker.mail.addresses import Address, parse_address
+from worker.mail.pacing import Limit, parse_rate
+
+ENV_FILE_VARIABLE = "MAIL_WORKER_ENV_FILE"
+DEFAULT_ENV_FILE = Path("/etc/mail-worker/worker.env")
+
+IMPLICIT_TLS_PORT = 465
+
+SmtpAuth = Literal["auto", "plain", "login", "xoauth2"]
+TRANSPORTS = ("smtp", "resend", "sendgrid", "mailgun")
+
+
+Choice = TypeVar("Choice", bound=str)
+
+
+class Secret(str):
+    """A string that doesn't show itself in a repr, and so in no traceback, log of a dataclass or assertion either."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that a process needs to know. Each field's environment variables stand in `_read`."""
+
+    redis_url: Secret
+    supabase_url: str
+    supabase_key: Secret
+    transport: str
+    smtp_host: str
+    smtp_port: int
+    smtp_user: str
+    smtp_password: Secret
+    smtp_auth: SmtpAuth
+    smtp_mails_per_connection: int
+    oauth_token_url: str
+    oauth_client_id: str
+    oauth_client_secret: Secret
+    oauth_refresh_token: Secret
+    api_key: Secret
+    api_url: str
+    mailgun_domain: str
+    mail_rate: tuple[Limit, ...]
+    max_connections: int
+    hold_uncertain: bool
+    pause_above_percent: int
+    account_pause_seconds: int
+    dead_after_seconds: int
+    mail_from: Address | None
+    concurrency: int
+    stop_timeout_seconds: int
+    max_attempts: int
+    log_level: str
+    campaigns_table: str
+    campaign_id_column: str
+    campaign_status_column: str
+    recipients_table: str
+    recipient_campaign_column: str
+    recipient_subscriber_column: str
+    recipient_sent_column: str
+    recipient_sent_at_column: str
+    #: Empty: a failed recipient's reason stays in the ledger.
+    recipient_error_column: str
+    host_name: str = field(default_factory=socket.gethostname)
+
+    @property
+    def shown_smtp_user(self) -> str:
+        """The user for sentences and names. Some providers (Postmark) take the secret token as the user as well."""
+        if self.smtp_user != self.smtp_password:
+            return self.smtp_user
+        return f"token-{hashlib.sha256(self.smtp_user.encode()).hexdigest()[:12]}"
+
+    @property
+    def smtp_implicit_tls(self) -> bool:
+        """Port 465 speaks TLS from the first byte, every other port STARTTLS (RFC 8314)."""
+        return self.smtp_port == IMPLICIT_TLS_PORT
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Reads the environment, and below it the file that `MAIL_WORKER_ENV_FILE` names.
+
+    Raises:
+        SettingsError: with every mistake at once; values are shown only where they can't be secret.
+    """
+    environ = os.environ if environ is None else environ
+    path = Path(environ.get(ENV_FILE_VARIABLE) or DEFAULT_ENV_FILE)
+    reader = _Reader({**_read_file(path, required=ENV_FILE_VARIABLE in environ), **environ}, path)
+    settings = _read(reader)
+    if reader.mistakes:
+        raise SettingsError(reader.mistakes)
+    return settings
+
+
+def _read_file(path: Path, *, required: bool) -> dict[str, str]:
+    try:
+        # Without interpolation a password may hold `${…}`.
+        with path.open(encoding="utf-8") as stream:
+            values = dotenv_values(stream=stream, interpolate=False)
+    except FileNotFoundError:
+        if required:
+            raise SettingsError([f"{path} doesn't exist: {ENV_FILE_VARIABLE} names it."]) from None
+        return {}
+    except PermissionError:
+        raise SettingsError([f"{path} can't be read by this user: use sudo, or join its group."]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{path} isn't UTF-8 text: write it anew with ansible-playbook."]) from None
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _read(reader: "_Reader") -> Settings:
+    transport = _transport(reader)
+    smtp = transport == "smtp"
+    auth = reader.choice("SMTP_AUTH", "auto", get_args(SmtpAuth))
+    xoauth2 = smtp and auth == "xoauth2"
+
+    def needed(name: str, condition: bool, *, secret: bool = False) -> str:
+        return reader.text(name, default=None if condition else "", secret=secret)
+
+    return Settings(
+        redis_url=Secret(reader.redis_url("REDIS_URL", "UPSTASH_REDIS_URL")),
+        supabase_url=reader.supabase_url("SUPABASE_URL", "NEXT_PUBLIC_SUPABASE_URL"),
+        supabase_key=Secret(reader.supabase_key("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")),
+        transport=transport,
+        smtp_host=reader.host("SMTP_HOST") if smtp else "",
+        smtp_port=reader.integer("SMTP_PORT", default=IMPLICIT_TLS_PORT, low=1, high=65535),
+        smtp_user=needed("SMTP_USER", smtp),
+        smtp_password=Secret(needed("SMTP_PASS", smtp and not xoauth2, secret=True)),
+        smtp_auth=auth,
+        smtp_mails_per_connection=reader.integer("SMTP_MAILS_PER_CONNECTION", default=100, low=1, high=100_000),
+        oauth_token_url=reader.url("SMTP_OAUTH_TOKEN_URL", default=None if xoauth2 else ""),
+        oauth_client_id=needed("SMTP_OAUTH_CLIENT_ID", xoauth2),
+        oauth_client_secret=Secret(reader.text("SMTP_OAUTH_CLIENT_SECRET", default="", secret=True)),
+        oauth_refresh_token=Secret(needed("SMTP_OAUTH_REFRESH_TOKEN", xoauth2, secret=True)),
+        api_key=Secret("" if smtp else reader.text(f"{transport.upper()}_API_KEY", secret=True)),
+        api_url=reader.url("MAIL_API_URL", default=""),
+        mailgun_domain=needed("MAILGUN_DOMAIN", transport == "mailgun"),
+        mail_rate=reader.rate("MAIL_RATE"),
+        max_connections=reader.integer("MAIL_CONNECTIONS", default=0, low=0, high=10_000),
+        hold_uncertain=reader.choice("MAIL_ON_UNCERTAIN", "resend", ("resend", "hold")) == "hold",
+        pause_above_percent=reader.integer("MAIL_PAUSE_ABOVE_PERCENT", default=20, low=1, high=100),
+        account_pause_seconds=reader.integer("MAIL_ACCOUNT_PAUSE_SECONDS", default=60, low=1, high=86_400),
+        dead_after_seconds=reader.integer("WORKER_DEAD_AFTER_SECONDS", default=36, low=4, high=600),
+        mail_from=reader.address("MAIL_FROM"),
+        concurrency=reader.integer("WORKER_CONCURRENCY", default=5, low=1, high=500),
+        stop_timeout_seconds=reader.integer("WORKER_STOP_TIMEOUT_SECONDS", default=30, low=1, high=3600),
+        max_attempts=reader.integer("MAIL_MAX_ATTEMPTS", default=5, low=1, high=50),
+        log_level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        campaigns_table=reader.identifier("SUPABASE_CAMPAIGNS_TABLE", "campaigns"),
+        campaign_id_column=reader.identifier("SUPABASE_CAMPAIGN_ID_COLUMN", "id"),
+        campaign_status_column=reader.identifier("SUPABASE_CAMPAIGN_STATUS_COLUMN", "status"),
+        recipients_table=reader.identifier("SUPABASE_RECIPIENTS_TABLE", "campaign_subscribers"),
+        recipient_campaign_column=reader.identifier("SUPABASE_RECIPIENT_CAMPAIGN_COLUMN", "campaign_id"),
+        recipient_subscriber_column=reader.identifier("SUPABASE_RECIPIENT_SUBSCRIBER_COLUMN", "subscriber_id"),
+        recipient_sent_column=reader.identifier("SUPABASE_RECIPIENT_SENT_COLUMN", "sent"),
+        recipient_sent_at_column=reader.identifier("SUPABASE_RECIPIENT_SENT_AT_COLUMN", "sent_at"),
+        recipient_error_column=reader.identifier("SUPABASE_RECIPIENT_ERROR_COLUMN", ""),
+    )
+
+
+def _transport(reader: "_Reader") -> str:
+    """`auto` takes the first provider that an API key is there for, and SMTP without any."""
+    chosen = reader.choice("MAIL_TRANSPORT", "auto", ("auto", *TRANSPORTS))
+    if chosen != "auto":
+        return chosen
+    return next(
+        (name for name in TRANSPORTS[1:] if reader.text(f"{name.upper()}_API_KEY", default="", secret=True)), "smtp"
+    )
+
+
+class _Reader:
+    """Reads values one by one and collects the mistakes, so that the user sees all of them at once."""
+
+    def __init__(self, values: Mapping[str, str], path: Path) -> None:
+        self.mistakes: list[str] = []
+        self._values = values
+        self._where = f"in {path} or the environment"
+
+    def text(self, *names: str, default: str | None = None, secret: bool = False) -> str:
+        """The first of `names` that is set; empty counts as missing."""
+        name = self._present(*names)
+        if name is None:
+            if default is None:
+                self._mistake(f"{' (or '.join(names)}{')' * (len(names) - 1)} is missing", names[0])
+            return default or ""
+        value = self._values[name].strip()
+        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+            shown = "it" if secret else repr(value)
+            self._mistake(f"{name} holds a line break or another control character ({shown})", name)
+            return ""
+        return value
+
+    def integer(self, name: str, *, default: int, low: int, high: int) -> int:
+        value = self.text(name, default=str(default))
+        if not (value.isascii() and value.isdigit() and low <= int(value) <= high):
+            self._mistake(f"{name} is {value!r}, but must be a whole number from {low} to {high}", name)
+            return default
+        return int(value)
+
+    def choice(self, name: str, default: Choice, choices: tuple[Choice, ...]) -> Choice:
+        value = self.text(name, default=default)
+        for choice in choices:
+            if choice.lower() == value.lower():
+                return choice
+        self._mistake(f"{name} is {value!r}, but must be one of {', '.join(choices)}", name)
+        return default
+
+    def rate(self, name: str) -> tuple[Limit, ...]:
+        value = self.text(name, default="")
+        try:
+            return parse_rate(value)
+        except ValueError as error:
+            self._mistake(f"{name} holds {str(error)!r}, but must look like 10/s,500/h,5000/d", name)
+            return ()
+
+    def url(self, name: str, default: str | None) -> str:
+        value = self.text(name, default=default).rstrip("/")
+        url = _parse_url(value)
+        if value and (url is None or url.scheme not in ("http", "https") or not url.host or url.rest):
+            self._mistake(f"{name} must be an address like https://api.example.com", name)
+        return value
+
+    def identifier(self, name: str, default: str) -> str:
+        value = self.text(name, default=default)
+        if value != default and not value.isidentifier():
+            self._mistake(f"{name} is {value!r}, but must be a table's or column's plain name", name)
+        return value
+
+    def address(self, name: str) -> Address | None:
+        value = self.text(name, default="")
+        if not value:
+            return None
+        try:
+            return parse_address(value, name)
+        except InvalidJob as error:
+            self._mistake(str(error), name)
+            return None
+
+    def host(self, name: str) -> str:
+        value = self.text(name)
+        if "/" in value or " " in value or (value.count(":") == 1):
+            self._mistake(f"{name} is {value!r}, but must be a host name alone, like smtp.zoho.com", name)
+        return value
+
+    def redis_url(self, *names: str) -> str:
+        value = self.text(*names, secret=True)
+        name = self._present(*names) or names[0]
+        if not value:
+            return value
+        url = _parse_url(value)
+        if url is None:
+            self._mistake(
+                f"{name} isn't a valid address: its password must have %2F for /, %23 for #, %3F for ?, %40 for @",
+                name,
+            )
+        elif url.scheme in ("http", "https"):
+            self._mistake(
+                f"{name} is the REST address ({url.scheme}://{url.host}): copy the one that starts with rediss://", name
+            )
+        elif url.scheme not in ("redis", "rediss") or not url.host:
+            self._mistake(
+                f"{name} must look like rediss://default:PASSWORD@HOST:6379, but its scheme is {url.scheme!r}"
+                f" and its host {url.host!r}",
+                name,
+            )
+        elif not re.fullmatch(r"/?\d*", url.path) or url.rest:
+            self._mistake(f"{name} may end with a database's number, like :6379/0, but with nothing else", name)
+        return value
+
+    def supabase_url(self, *names: str) -> str:
+        value = self.text(*names).rstrip("/")
+        name = self._present(*names) or names[0]
+        if not value:
+            return value
+        url = _parse_url(value)
+        if url is None or url.scheme not in ("http", "https") or not url.host or url.path or url.rest:
+            self._mistake(f"{name} must be the project's address alone, like https://PROJECT.supabase.co", name)
+        return value
+
+    def supabase_key(self, *names: str) -> str:
+        value = self.text(*names, secret=True)
+        if value.startswith("sb_publishable_"):
+            name = self._present(*names) or names[0]
+            self._mistake(f"{name} is a publishable key, which can't write: use the secret key (sb_secret_…)", name)
+        return value
+
+    def _present(self, *names: str) -> str | None:
+        return next((name for name in names if self._values.get(name, "").strip()), None)
+
+    def _mistake(self, sentence: str, name: str) -> None:
+        self.mistakes.append(f"{sentence}: set {name} {self._where}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Url:
+    """What of a URL may be shown: no user and password. `rest` tells whether there's something behind a ? or #."""
+
+    scheme: str
+    host: str
+    path: str
+    rest: bool
+
+
+def _parse_url(value: str) -> _Url | None:
+    """None when it isn't a URL at all, or its port isn't a number."""
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+        return _Url(parts.scheme, parts.hostname or "", parts.path, bool(parts.query or parts.fragment))
+    except ValueError:
+        return None

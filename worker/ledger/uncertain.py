@@ -1,0 +1,62 @@
+"""Mails that may have been accepted although nobody heard the server's reply (`mail-worker uncertain`)."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import redis
+
+from worker.base import keys
+from worker.base.redis_client import script
+from worker.ledger.ledger import Entry, mark_sent
+
+
+@dataclass(frozen=True, slots=True)
+class UncertainMail:
+    """`held` mails wait for an operator; the others were sent once more. `at` is in seconds since 1970."""
+
+    entry: Entry
+    at: float
+    why: str
+    held: bool
+
+
+class UncertainMails:
+    """Every method raises redis.RedisError while Redis is away."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+        self._resend = client.register_script(script("lanes", "uncertain"))
+
+    def all(self, campaign_id: str | None = None, subscriber_id: str | None = None) -> Iterator[UncertainMail]:
+        """Those of a campaign, of one of its subscribers, or all; the oldest first."""
+        stored: Any = self._client.hgetall(keys.UNCERTAIN)
+        mails = [_read(name, value) for name, value in stored.items()]
+        for mail in sorted(mails, key=lambda mail: mail.at):
+            if campaign_id in (None, mail.entry.campaign_id) and subscriber_id in (None, mail.entry.subscriber_id):
+                yield mail
+
+    def forget_resent(self, older_than_seconds: float) -> None:
+        """Takes mails that were sent again so long ago off the list; those that are held stay."""
+        old = [mail.entry.name for mail in self.all() if not mail.held and time.time() - mail.at > older_than_seconds]
+        if old:
+            self._client.hdel(keys.UNCERTAIN, *old)
+
+    def resend(self, mail: UncertainMail) -> bool:
+        """Queues a held mail again; its Message-ID stays the same. False if it isn't held any more."""
+        entry = mail.entry
+        queue_keys = [*keys.QUEUE_KEYS, keys.UNCERTAIN, keys.HELD_MESSAGES, entry.key]
+        return bool(self._resend(keys=queue_keys, args=[entry.name, entry.field, str(uuid4())]))
+
+    def mark_sent(self, mail: UncertainMail) -> None:
+        """Records a held mail as sent, because its recipient or the provider's log says so."""
+        mark_sent(self._client, mail.entry)
+
+
+def _read(name: bytes, value: bytes) -> UncertainMail:
+    campaign_id, subscriber_id, identity = json.loads(name)
+    at_ms, why, resolution = json.loads(value)
+    return UncertainMail(Entry(campaign_id, subscriber_id, identity), at_ms / 1000, why, resolution == "held")

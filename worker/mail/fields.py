@@ -1,0 +1,41 @@
+"""Checks of single values that somebody sent."""
+
+import re
+
+from worker.errors import InvalidJob
+
+MAX_HEADER_CHARACTERS = 10_000
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def line(value: object, name: str) -> str:
+    """One line of a header, without blanks around it.
+
+    Raises:
+        InvalidJob: it isn't a string, too long, or holds a control character.
+    """
+    if not isinstance(value, str):
+        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string")
+    if len(value) > MAX_HEADER_CHARACTERS:
+        raise InvalidJob(f"{name} is longer than {MAX_HEADER_CHARACTERS:,} characters")
+    text = value.strip()
+    if _CONTROL.search(text):
+        raise InvalidJob(f"{name} holds a line break or another control character: {shorten(text)}")
+    return without_surrogates(text)
+
+
+def without_surrogates(text: str) -> str:
+    """JSON may hold half of a surrogate pair, which UTF-8 can't."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text
+
+
+def shorten(value: object) -> str:
+    """A value as a sentence shows it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -1,0 +1,93 @@
+"""`mail-worker check`: does each service answer, and if not, what is to be done?"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from worker.base.redis_client import connect, explain
+from worker.base.settings import Settings
+from worker.errors import DatabaseRejected, MailWorkerError
+from worker.sending.transports.choice import make_transport
+
+#: XAUTOCLAIM came with 6.2.
+OLDEST_REDIS = (6, 2)
+REDIS_TIMEOUT_SECONDS = 5.0
+DATABASE_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found, as a phrase if it's well and as a sentence with the fix if it isn't."""
+
+    service: str
+    ok: bool
+    words: str
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.ok else 'FAIL'} {self.service:<9} {self.words}"
+
+
+def run_checks(settings: Settings) -> Iterator[Finding]:
+    """Checks each service in turn, within some ten seconds each."""
+    for service, check in (("redis", check_redis), ("supabase", check_supabase), ("mail", check_mail)):
+        yield _finding(service, check, settings)
+
+
+def _finding(service: str, check: Callable[[Settings], str], settings: Settings) -> Finding:
+    try:
+        return Finding(service, True, check(settings))
+    except redis.RedisError as error:
+        return Finding(service, False, explain(error))
+    except MailWorkerError as error:
+        return Finding(service, False, str(error))
+
+
+def check_redis(settings: Settings) -> str:
+    """Logs in, and makes sure that Redis is new enough and won't throw queued mails away."""
+    client = connect(settings.redis_url, socket_timeout_seconds=REDIS_TIMEOUT_SECONDS)
+    try:
+        client.ping()
+        info: Any = client.info()
+        version = str(info.get("redis_version", "0"))
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
+            oldest = ".".join(map(str, OLDEST_REDIS))
+            raise MailWorkerError(f"Redis {version} is too old: version {oldest} or newer is needed.")
+        policy = info.get("maxmemory_policy")
+        if info.get("maxmemory") and policy not in (None, "noeviction"):
+            raise MailWorkerError(
+                f"Redis may throw queued mails away when its memory is full (maxmemory-policy is {policy}):"
+                " set it to noeviction, or on Upstash turn eviction off."
+            )
+        connection = client.connection_pool.connection_kwargs
+        return f"{connection.get('host')}:{connection.get('port')}, version {version}"
+    finally:
+        client.close()
+
+
+def check_supabase(settings: Settings) -> str:
+    """Reads both tables with the key."""
+    from worker.recording.database import SupabaseDatabase  # workers check themselves without loading supabase
+
+    database = SupabaseDatabase(settings, timeout_seconds=DATABASE_TIMEOUT_SECONDS)
+    try:
+        return database.check()
+    except DatabaseRejected as error:
+        raise MailWorkerError(str(error)) from None
+    finally:
+        database.close()
+
+
+def check_mail(settings: Settings) -> str:
+    """Connects and logs in, without sending."""
+
+    async def check() -> str:
+        transport = make_transport(settings)
+        try:
+            return await transport.check()
+        finally:
+            await transport.close()
+
+    return asyncio.run(check())

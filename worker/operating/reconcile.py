@@ -1,0 +1,145 @@
+"""Compares what the database, the ledger, the queue and the dead letters know of a campaign, and repairs what can be
+repaired (`mail-worker reconcile`)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import redis
+
+from worker.base import keys
+from worker.base.redis_client import script
+from worker.mail.jobs import recipient_key
+from worker.queue.producer import enqueue, read_jobs
+from worker.recording.database import Recipient
+
+LOOK_AT_ONCE = 500
+
+
+class Recipients(Protocol):
+    """What is needed of the database."""
+
+    def recipients(self, campaign_id: str) -> Iterator[Recipient]: ...
+
+
+@dataclass(slots=True)
+class Report:
+    """Subscribers of one campaign by what has become of them. Each is in one of the sets, except that those in
+    `unrecorded` and `without_row` have been sent."""
+
+    sent: set[str] = field(default_factory=set)
+    #: Sent, but the database doesn't say so although nothing is on its way to it.
+    unrecorded: set[str] = field(default_factory=set)
+    #: Sent or failed, but the database has no such recipient.
+    without_row: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    dead: set[str] = field(default_factory=set)
+    #: Neither sent nor failed, and no message is left that could change that.
+    missing: set[str] = field(default_factory=set)
+
+
+class Reconciliation:
+    """Every method raises redis.RedisError or DatabaseUnavailable while one of the two is away."""
+
+    def __init__(self, client: "redis.Redis", database: Recipients, campaign_id: str) -> None:
+        self._client = client
+        self._database = database
+        self._campaign_id = campaign_id
+        self._recipients = client.register_script(script("recipients"))
+
+    def report(self) -> Report:
+        """Looks. A campaign that is being sent changes meanwhile: what it finds missing may just have moved."""
+        report = Report()
+        rows = {row.subscriber_id: row.sent for row in self._database.recipients(self._campaign_id)}
+        # Messages come before the ledger: who leaves the queue in the meantime is in the ledger then.
+        waiting = self._in(keys.MESSAGES) | self._in(keys.DELAYED_MESSAGES) | self._in(keys.MESSAGES)
+        dead, held = self._in(keys.DEAD_LETTER_MESSAGES), self._in(keys.HELD_MESSAGES)
+        states = self._states()
+        on_their_way = self._outbox()
+        for subscriber_id in rows.keys() | states.keys():
+            state = states.get(subscriber_id, "")
+            if subscriber_id not in rows:
+                report.without_row.add(subscriber_id)
+            elif rows[subscriber_id] or state == "s":
+                report.sent.add(subscriber_id)
+                if not rows[subscriber_id] and subscriber_id not in on_their_way:
+                    report.unrecorded.add(subscriber_id)
+            elif state == "f":
+                report.failed.add(subscriber_id)
+            elif subscriber_id in waiting:
+                report.waiting.add(subscriber_id)
+            elif subscriber_id in held:
+                report.held.add(subscriber_id)
+            elif subscriber_id in dead:
+                report.dead.add(subscriber_id)
+            else:
+                report.missing.add(subscriber_id)
+        return report
+
+    def repair(self, report: Report, jobs: Path | None) -> int:
+        """Puts unrecorded results into the outbox again, has the campaign looked at, and queues the jobs of missing
+        recipients.
+
+        Args:
+            jobs: a file as for `mail-worker enqueue`; jobs of all others in it are left alone.
+
+        Returns:
+            The number of jobs that were queued.
+        """
+        self._record_again(report.unrecorded)
+        self._client.sadd(keys.OPEN_CAMPAIGNS, self._campaign_id)
+        if jobs is None or not report.missing:
+            return 0
+        queued = 0
+        for so_far in enqueue(self._client, self._missing_jobs(report.missing, jobs)):
+            queued = so_far
+        return queued
+
+    def _missing_jobs(self, missing: set[str], path: Path) -> Iterator[object]:
+        left = set(missing)
+        for _, job in read_jobs(path):
+            recipient = recipient_key(job)
+            if recipient is not None and recipient[0] == self._campaign_id and recipient[1] in left:
+                left.discard(recipient[1])
+                yield job
+
+    def _in(self, key: str) -> set[str]:
+        found: set[str] = set()
+        cursor: Any = 0
+        while True:
+            cursor, *subscribers = self._recipients(keys=[key], args=[self._campaign_id, cursor, LOOK_AT_ONCE])
+            found.update(subscriber.decode() for subscriber in subscribers)
+            if int(cursor) == 0:
+                return found
+
+    def _states(self) -> dict[str, str]:
+        found: Any = self._client.hscan_iter(keys.ledger(self._campaign_id), count=LOOK_AT_ONCE)
+        return {subscriber.decode(): state[:1].decode() for subscriber, state in found}
+
+    def _outbox(self) -> set[str]:
+        found, start = set(), "-"
+        while page := self._page(start):
+            for entry_id, fields in page:
+                if fields.get(b"campaign", b"").decode() == self._campaign_id:
+                    found.add(fields[b"subscriber"].decode())
+                start = f"({entry_id.decode()}"
+        return found
+
+    def _page(self, start: str) -> list[Any]:
+        page: Any = self._client.xrange(keys.OUTBOX, min=start, count=LOOK_AT_ONCE)
+        return list(page)
+
+    def _record_again(self, subscribers: set[str]) -> None:
+        for subscriber_id in sorted(subscribers):
+            state: Any = self._client.hget(keys.ledger(self._campaign_id), subscriber_id)
+            fields: Any = {
+                "campaign": self._campaign_id,
+                "subscriber": subscriber_id,
+                "result": "s",
+                "at": state.split(b":")[1],
+                "words": "",
+            }
+            self._client.xadd(keys.OUTBOX, fields)

@@ -1,0 +1,77 @@
+"""`mail-worker send-test`: one mail to an address, past the queue, to see whether the account works."""
+
+import asyncio
+import socket
+from uuid import uuid4
+
+from worker.base.settings import Settings
+from worker.errors import InvalidJob, MailRefused
+from worker.mail.addresses import Address, parse_address
+from worker.mail.jobs import Job
+from worker.mail.message import build_mail
+from worker.mail.outcomes import Failed, Retry, SenderRefused, Sent, Slow, Uncertain
+from worker.sending.transports.choice import destination, make_transport
+
+_HTML = "<p>This is a test mail from <b>{host}</b>. The umlaut ü and the check mark ✓ must look right.</p>"
+
+
+def send_test(settings: Settings, address: str) -> str:
+    """Sends the mail; returns a sentence.
+
+    Raises:
+        MailRefused, TransportUnavailable: with the server's words and the way out.
+    """
+    job = test_job(settings, address)
+    outcome = asyncio.run(_send(settings, job))
+    match outcome:
+        case Sent(reply=reply):
+            return f"{destination(settings)} accepted the mail to {job.to.email}: {reply}"
+        case (
+            Failed(reason=reason)
+            | Retry(reason=reason)
+            | Slow(reason=reason)
+            | SenderRefused(reason=reason)
+            | Uncertain(reason=reason)
+        ):
+            raise MailRefused(f"{destination(settings)} didn't accept the mail to {job.to.email}: {reason}.")
+        case _:
+            raise AssertionError(outcome)
+
+
+async def _send(settings: Settings, job: Job) -> object:
+    async def claim() -> bool:
+        return True
+
+    transport = make_transport(settings)
+    try:
+        return await transport.send(build_mail(job, uuid4().hex), claim)
+    finally:
+        await transport.close()
+
+
+def test_job(settings: Settings, address: str) -> Job:
+    try:
+        to = parse_address(address, "ADDRESS")
+    except InvalidJob as error:
+        raise MailRefused(f"{error}.") from None
+    return Job(
+        to=to,
+        sender=_sender(settings),
+        reply_to=None,
+        subject=f"Test mail from {socket.gethostname()} ✓",
+        html=_HTML.format(host=socket.gethostname()),
+        text="",
+        headers={},
+        campaign_id=None,
+        subscriber_id=None,
+        unsubscribe_url=None,
+    )
+
+
+def _sender(settings: Settings) -> Address:
+    if settings.mail_from is not None:
+        return settings.mail_from
+    try:
+        return parse_address(settings.smtp_user, "SMTP_USER")
+    except InvalidJob:
+        raise MailRefused("A test mail needs a sender, and SMTP_USER isn't an address: set MAIL_FROM.") from None

@@ -1,0 +1,93 @@
+"""Pausing, resuming and cancelling a campaign, and its priority: `mail-worker pause` and the like, and the worker
+itself when a campaign goes wrong."""
+
+import logging
+import time
+from typing import Any, Literal
+
+import redis
+import redis.asyncio
+
+from worker.base import keys
+from worker.base.redis_client import script
+
+DROP_AT_ONCE = 1000
+#: No mail takes longer.
+LAST_MAILS_SECONDS = 200.0
+LOOK_EVERY_SECONDS = 0.2
+
+Priority = Literal["high", "normal", "low"]
+#: What a campaign was before it was resumed.
+Resumed = Literal["paused", "cancelled"]
+
+_KEYS = [*keys.QUEUE_KEYS, keys.OPEN_CAMPAIGNS]
+
+logger = logging.getLogger(__name__)
+
+
+class AsyncControl:
+    """What a worker process does."""
+
+    def __init__(self, client: "redis.asyncio.Redis") -> None:
+        self._script = client.register_script(script("lanes", "control"))
+
+    async def pause(self, campaign_id: str, reason: str) -> None:
+        """Pauses a campaign because of `reason`, and says so once."""
+        if await self._script(keys=_KEYS, args=["pause", campaign_id, reason]):
+            logger.error(
+                "campaign %s is paused: %s. Mend it, then: mail-worker resume %s", campaign_id, reason, campaign_id
+            )
+
+
+class Control:
+    """What an operator does. Every method raises redis.RedisError while Redis is away."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+        self._script = client.register_script(script("lanes", "control"))
+
+    def pause(self, campaign_id: str) -> bool:
+        """Stops taking its messages; False if it was paused or cancelled before."""
+        return self._say("pause", campaign_id, "by an operator") == 1
+
+    def resume(self, campaign_id: str) -> Resumed | None:
+        """Goes on, or takes a cancel back, whose dropped messages stay dropped; None if there's nothing to do."""
+        return {1: "paused", 2: "cancelled"}.get(self._say("resume", campaign_id))  # type: ignore[return-value]
+
+    def knows(self, campaign_id: str) -> bool:
+        """Whether a mail of it was sent, has failed or waits. Messages that no process has seen yet don't count."""
+        found: Any = self._client.exists(keys.counts(campaign_id), keys.ledger(campaign_id), keys.lane(campaign_id))
+        return int(found) > 0
+
+    def cancel(self, campaign_id: str) -> int:
+        """Drops the waiting messages, returns how many. Those that are still unsorted, delayed or fetched go when their
+        turn comes: none of them leaves after this."""
+        total = 0
+        while dropped := self._say("cancel", campaign_id, "by an operator", DROP_AT_ONCE):
+            total += dropped
+        return total
+
+    def wait_for_mails_in_flight(self) -> bool:
+        """Waits until all mails that are on their way now have their result; False if some don't get one."""
+        before = self._in_flight()
+        deadline = time.monotonic() + LAST_MAILS_SECONDS
+        while before & self._in_flight():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_EVERY_SECONDS)
+        return True
+
+    def _in_flight(self) -> set[bytes]:
+        found: set[bytes] = set()
+        for key in self._client.scan_iter(match=keys.in_flight("*"), count=1000):
+            claimants: Any = self._client.zrangebyscore(key, 1, "+inf")
+            found.update(claimants)
+        return found
+
+    def set_priority(self, campaign_id: str, priority: Priority) -> None:
+        """Mails of a higher priority leave before all others; campaigns of the same one take turns."""
+        self._say("priority", campaign_id, priority)
+
+    def _say(self, *words: str | int) -> int:
+        answer: Any = self._script(keys=_KEYS, args=list(words))
+        return int(answer)

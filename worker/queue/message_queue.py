@@ -1,0 +1,159 @@
+"""The queue as a process sees it: Dramatiq's keys and messages, read by scripts that lose and double nothing.
+
+Dramatiq's own consumer polls, takes back a dead process's messages by chance, and holds delayed ones in memory. These
+scripts keep its keys, its message format and its producers, and do these three things in Redis, on Redis's clock."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from worker.base import keys
+from worker.base.coalesce import Coalescer
+from worker.base.redis_client import CountingRedis, script
+from worker.queue.processes import Process, this_month
+
+#: A blocking pop waits so long; longer than its socket time-out it mustn't be (redis_client.connect_async).
+WAIT_SECONDS = 60
+SORT_AT_ONCE = 100
+FETCH_BYTES = 5_000_000
+#: Settled messages go together if they come within this time.
+SETTLE_LINGER_SECONDS = 0.05
+FULL_AGAIN_SECONDS = 5.0
+
+#: Anybody can queue an id that isn't text.
+_IDS = ("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Ids and messages; `unsorted` ids still wait to be looked at, the next delayed message is due
+    in `due_seconds`, None without one."""
+
+    messages: list[tuple[str, bytes]]
+    unsorted: int
+    due_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat found: the same as in `Fetched`, and the number of dead processes whose messages came back."""
+
+    unsorted: int
+    due_seconds: float | None
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What is to be done with a fetched message; see lua/settle.lua."""
+
+    action: str
+    redis_message_id: str
+    values: tuple[str | bytes | int, ...] = ()
+
+
+class MessageQueue:
+    """One process's queue. Every method raises redis.RedisError while Redis is away."""
+
+    def __init__(
+        self,
+        client: CountingRedis,
+        waiting_client: CountingRedis,
+        process: str,
+        account: str,
+    ) -> None:
+        """
+        Args:
+            waiting_client: for the blocking pop alone; its socket time-out is longer than `WAIT_SECONDS`.
+            process: an id of this process's run; supervisord's name of it comes again, this one doesn't.
+        """
+        self._waiting_client = waiting_client
+        self._process = process
+        self._reported_commands = 0
+        self._acks = keys.acks(process)
+        self._beat_keys = [
+            *keys.QUEUE_KEYS,
+            keys.PROCESSES,
+            keys.in_flight(account),
+            keys.connections(account),
+            keys.COMMANDS,
+            keys.WOKEN,
+        ]
+        self._fetch = client.register_script(script("lanes", "fetch"))
+        self._beat = client.register_script(script("lanes", "beat"))
+        self._settle = client.register_script(script("lanes", "settle"))
+        self._client = client
+        self._settlements: Coalescer[Settlement, None] = Coalescer(
+            self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
+        )
+
+    async def fetch(self, wanted: int) -> Fetched:
+        """Takes up to `wanted` messages, at once."""
+        taken, unsorted, due_ms = await self._fetch(
+            keys=[*keys.QUEUE_KEYS, self._acks, keys.WOKEN], args=[self._process, wanted, FETCH_BYTES, SORT_AT_ONCE]
+        )
+        messages = [(identity.decode(*_IDS), data) for identity, data in zip(taken[::2], taken[1::2], strict=True)]
+        return Fetched(messages, unsorted, _seconds(due_ms))
+
+    async def wait(self) -> bool:
+        """Waits until a message wakes this process, which the next fetch finds; False after `WAIT_SECONDS`."""
+        # The moved id is taken by the next fetch, or found by another idle process if this one dies before that.
+        try:
+            return (
+                await self._waiting_client.blmove(keys.WAITING, keys.WOKEN, WAIT_SECONDS, "LEFT", "RIGHT") is not None
+            )
+        except redis.OutOfMemoryError:
+            # A Redis that is full doesn't let anybody wait; a fetch it allows.
+            await asyncio.sleep(FULL_AGAIN_SECONDS)
+            return True
+
+    async def beat(self, process: Process, dead_after_ms: int | None, *, idle: bool) -> Beat:
+        """Says that this process is alive.
+
+        Args:
+            dead_after_ms: messages of processes that were silent for so long come back; None: don't judge.
+            idle: lanes with messages in them wake the idle processes.
+        """
+        commands = self._client.commands + self._waiting_client.commands
+        unsorted, due_ms, dead = await self._beat(
+            keys=self._beat_keys,
+            args=[
+                self._process,
+                process.name,
+                process.as_json(),
+                dead_after_ms or "",
+                int(idle),
+                commands - self._reported_commands,
+                this_month(),
+            ],
+        )
+        self._reported_commands = commands
+        return Beat(unsorted, _seconds(due_ms), dead)
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Ends a message, together with others."""
+        await self._settlements(settlement)
+
+    async def give_back_all_but(self, known: "set[str]") -> None:
+        """Gives back what was fetched by a call whose answer was lost."""
+        await self._settle_all([Settlement("stranded", "", (" ".join(known).encode(*_IDS),))])
+
+    async def leave(self) -> None:
+        """Gives back what is left, and takes this process off the list of the living."""
+        await self._settlements.flush()
+        await self.give_back_all_but(set())
+        await self._client.zrem(keys.HEARTBEATS, self._process)
+
+    async def _settle_all(self, settlements: list[Settlement]) -> list[None]:
+        args: list[Any] = []
+        for settlement in settlements:
+            values = (*settlement.values, "", "", "")[:3]
+            args += [settlement.action, settlement.redis_message_id.encode(*_IDS), *values]
+        await self._settle(keys=[*keys.QUEUE_KEYS, self._acks, keys.HELD_MESSAGES, keys.WOKEN], args=args)
+        return [None] * len(settlements)
+
+
+def _seconds(milliseconds: int | bytes) -> float | None:
+    return milliseconds / 1000 if isinstance(milliseconds, int) else None

@@ -1,0 +1,132 @@
+"""Queues jobs from a file, as the web app would (`mail-worker enqueue`)."""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import redis
+
+from worker.base import keys
+from worker.errors import InvalidFile, InvalidJob
+from worker.mail.addresses import Address
+from worker.mail.jobs import parse_job
+
+#: 500 jobs of 10 kB are 5 MB in one transaction: few round trips, and no Redis stalls on it.
+CHUNK_JOBS = 500
+MAX_MISTAKES_SHOWN = 20
+#: As lua/lanes.lua has it: a process would have to hold several copies of it at a time.
+MAX_MESSAGE_BYTES = 5_000_000
+
+
+def check_file(path: Path, default_sender: Address | None) -> int:
+    """Checks every job of a JSON lines or CSV file; returns their number.
+
+    Raises:
+        InvalidFile: with a sentence for each of the first mistakes. Nothing should be queued then.
+    """
+    mistakes: list[str] = []
+    count = 0
+    for line, job in read_jobs(path):
+        count += 1
+        try:
+            if isinstance(job, InvalidJob):
+                raise job
+            parse_job(job, default_sender)
+            if (size := len(_message(job, ""))) > MAX_MESSAGE_BYTES:
+                raise InvalidJob(f"the job has {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} are sent")
+        except InvalidJob as error:
+            mistakes.append(f"{path}:{line}: {error}.")
+        if len(mistakes) == MAX_MISTAKES_SHOWN:
+            mistakes.append(f"{path}: there may be more; only the first {MAX_MISTAKES_SHOWN} mistakes are shown.")
+            break
+    if count == 0:
+        mistakes.append(f"{path} holds no jobs.")
+    if mistakes:
+        raise InvalidFile("\n".join(mistakes))
+    return count
+
+
+def read_jobs(path: Path) -> Iterator[tuple[int, object]]:
+    """Line number and job, one by one; a line that can't be read comes as an `InvalidJob`.
+
+    Args:
+        path: `….csv` with a header line of field names, or else JSON lines.
+
+    Raises:
+        InvalidFile: the file can't be read at all.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            if path.suffix.lower() == ".csv":
+                csv.field_size_limit(sys.maxsize)
+                rows = csv.DictReader(stream)
+                for row in rows:
+                    yield rows.line_num, _job_from_row(row)
+            else:
+                for number, text in enumerate(stream, start=1):
+                    if text.strip():
+                        yield number, _job_from_line(text)
+    except OSError as error:
+        raise InvalidFile(f"{path} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise InvalidFile(f"{path} isn't UTF-8 text.") from None
+    except csv.Error as error:
+        raise InvalidFile(f"{path} isn't a CSV file: {error}.") from None
+
+
+def enqueue(client: "redis.Redis", jobs: Iterator[object]) -> Iterator[int]:
+    """Queues jobs in chunks; yields how many are queued so far.
+
+    Raises:
+        redis.RedisError: the chunks before it are queued, this one isn't.
+    """
+    queued = 0
+    messages: dict[str, str] = {}
+    for job in jobs:
+        identity = str(uuid4())
+        messages[identity] = _message(job, identity)
+        if len(messages) == CHUNK_JOBS:
+            _push(client, messages)
+            yield (queued := queued + len(messages))
+            messages = {}
+    if messages:
+        _push(client, messages)
+        yield queued + len(messages)
+
+
+def _job_from_line(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return InvalidJob(f"the line isn't JSON ({error})")
+
+
+def _job_from_row(row: "dict[str | None, str | list[str] | None]") -> object:
+    if None in row:
+        return InvalidJob("the row has more cells than the header line: a cell with a comma needs quotes")
+    return {name: value for name, value in row.items() if value}
+
+
+def _message(job: object, identity: str) -> str:
+    """A Dramatiq message; it wants all seven fields, and the id a second time in the options."""
+    fields = {
+        "queue_name": keys.QUEUE,
+        "actor_name": keys.ACTOR,
+        "args": [job],
+        "kwargs": {},
+        "options": {"redis_message_id": identity},
+        "message_id": identity,
+        "message_timestamp": int(time.time() * 1000),
+    }
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _push(client: "redis.Redis", messages: dict[str, str]) -> None:
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.hset(keys.MESSAGES, mapping=messages)  # type: ignore[arg-type]  # dict is invariant
+        pipeline.rpush(keys.WAITING, *messages)
+        pipeline.execute()

@@ -1,0 +1,1 @@
+"""Results into the app's database, and campaigns closed."""

@@ -1,0 +1,1 @@
+"""From a job in hand to a recorded result, by one transport and account."""

@@ -1,0 +1,77 @@
+"""The actor: what a process does with one message. With broker.py and runner.py the only module that knows Dramatiq."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import dramatiq
+import redis
+from dramatiq.middleware import CurrentMessage
+
+from worker.base import keys
+from worker.errors import InvalidJob, MissingSender
+from worker.ledger.ledger import Entry
+from worker.mail.addresses import Address
+from worker.mail.jobs import Job, parse_job, recipient_key
+from worker.queue.broker import DeadLetter, MailBroker
+from worker.queue.runner import GiveBack, Hold, Postpone
+from worker.sending.delivery import Back, Disposition, Held, Later
+
+LEDGER_AWAY_DELAY_MS = 5_000
+
+Deliver = Callable[[Job, str, int, int], Awaitable[Disposition]]
+Fail = Callable[[Entry, str], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+
+def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, default_sender: Address | None) -> None:
+    """Declares `send_mail` on the broker.
+
+    Args:
+        deliver: job, identity, attempts, slow-downs → what to do with the message.
+        fail: records that a recipient's job can't become a mail.
+    """
+
+    async def send_mail(*jobs: object, **others: object) -> None:
+        if len(jobs) != 1 or others:
+            raise DeadLetter(f"its args hold {len(jobs)} values and its kwargs {len(others)}, but one job is due")
+        [raw] = jobs
+        message: Any = CurrentMessage.get_current_message()
+        options = message.options
+        try:
+            job = parse_job(raw, default_sender)
+        except MissingSender as error:
+            raise DeadLetter(f"invalid job: {error}") from None
+        except InvalidJob as error:
+            await _refuse(raw, message.message_id, f"invalid job: {error}", fail)
+            return
+        try:
+            disposition = await deliver(
+                job, message.message_id, _count(options, "attempts"), _count(options, "slow_downs")
+            )
+        except redis.RedisError as error:
+            raise Postpone(LEDGER_AWAY_DELAY_MS, {}) from error
+        match disposition:
+            case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs):
+                raise Postpone(delay_ms, {"attempts": attempts, "slow_downs": slow_downs})
+            case Back():
+                raise GiveBack
+            case Held(name=name):
+                raise Hold(name)
+
+    dramatiq.actor(actor_name=keys.ACTOR, queue_name=keys.QUEUE, broker=broker, throws=DeadLetter)(send_mail)
+
+
+async def _refuse(raw: object, identity: str, reason: str, fail: Fail) -> None:
+    recipient = recipient_key(raw)
+    if recipient is None:
+        raise DeadLetter(reason)
+    campaign_id, subscriber_id = recipient
+    logger.warning("campaign %s, subscriber %s: %s", campaign_id, subscriber_id, reason)
+    await fail(Entry(campaign_id, subscriber_id, identity), reason)
+
+
+def _count(options: dict[str, Any], name: str) -> int:
+    value = options.get(name)
+    return value if isinstance(value, int) and value > 0 else 0

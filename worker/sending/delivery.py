@@ -1,0 +1,237 @@
+"""The path of one mail, from a checked job to a recorded result."""
+
+import asyncio
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+import redis
+
+from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
+from worker.ledger.ledger import Entry, Ledger, Verdict
+from worker.mail.jobs import Job
+from worker.mail.message import Mail, build_mail
+from worker.mail.outcomes import Failed, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
+from worker.mail.retry import retry_delay_ms
+from worker.queue.gate import Gate
+from worker.sending.account import Account
+from worker.sending.outage import Outage
+from worker.sending.transports.base import Transport
+
+#: A mail whose turn is further away goes back to the queue, where others see it.
+LONGEST_HELD_SECONDS = 30.0
+#: A mail that is told to slow down this often while others are accepted is refused in the ordinary way, by its mailbox.
+MAX_SLOW_DOWNS = 10
+OTHERS_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The mail is dealt with: its message can go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """The mail waits in the queue: its campaign is paused, its turn is far away, or the process is stopping."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The mail may have been accepted: its message waits for an operator, under this name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Bring the message back after `delay_ms`, with `attempts` and `slow_downs` spent so far."""
+
+    delay_ms: int
+    attempts: int
+    slow_downs: int
+
+
+Disposition = Done | Back | Held | Later
+
+
+class Pause(Protocol):
+    """Pauses a campaign, with the reason."""
+
+    async def __call__(self, campaign_id: str, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What delivery goes by."""
+
+    max_attempts: int
+    hold_uncertain: bool = False
+
+
+class Delivery:
+    """Delivers jobs by one transport and account. Its waits end early once the process is stopping. `sent` counts."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        ledger: Ledger,
+        account: Account,
+        gate: Gate,
+        pause: Pause,
+        process: str,
+        options: Options,
+    ) -> None:
+        self._transport = transport
+        self._ledger = ledger
+        self._account = account
+        self._gate = gate
+        self._pause = pause
+        self._options = options
+        self._outage = Outage(gate)
+        self._accepted_at = -OTHERS_SECONDS
+        self.sent = 0
+        self._claimants = (f"{process}:{number}" for number in itertools.count())
+
+    async def deliver(self, job: Job, identity: str, attempts: int, slow_downs: int) -> Disposition:
+        """Makes one try at a mail and records what came of it.
+
+        While the account or the network lets no mail out, the mail waits here for a while, and then in the queue. No
+        attempt is spent.
+
+        Args:
+            identity: the message's id, the same for each try.
+            attempts: tries that this mail's recipient has cost so far.
+            slow_downs: how often this mail was told to slow down.
+
+        Raises:
+            redis.RedisError: the mail wasn't claimed; the message must come back.
+        """
+        entry = Entry(job.campaign_id, job.subscriber_id, identity)
+        mail = build_mail(job, identity)
+        held_until = asyncio.get_running_loop().time() + LONGEST_HELD_SECONDS
+        while True:
+            if asyncio.get_running_loop().time() + self._gate.seconds > held_until or not await self._gate.passed():
+                return Back()
+            attempt = _Attempt(entry, next(self._claimants), self._ledger)
+            try:
+                outcome = await self._transport.send(mail, attempt.claim)
+            except NoConnectionYet as error:
+                # It was claimed on a connection that ended.
+                await attempt.release(str(error))
+                self._gate.close(error.wait_ms)
+            except TransportUnavailable as error:
+                await attempt.release(str(error))
+                self._outage.began(error)
+            except AccountRefused as error:
+                await attempt.release(str(error))
+                self._gate.close(await self._account.refused(error))
+            except redis.RedisError:
+                # Redis may have the claim although its answer was lost.
+                await attempt.release("Redis was away")
+                raise
+            else:
+                if not isinstance(outcome, NotClaimed):
+                    self._outage.over()
+                if attempt.verdict is Verdict.WAIT:
+                    self._gate.close(attempt.wait_ms)
+                    continue
+                self._gate.turn()
+                if isinstance(outcome, NotClaimed):
+                    return self._not_claimed(attempt, mail, attempts, slow_downs)
+                return await self._settle(attempt, mail, outcome, attempts, slow_downs)
+
+    def _others_get_through(self) -> bool:
+        # If not, it's an outage, which no mail is to blame for.
+        return asyncio.get_running_loop().time() - self._accepted_at < OTHERS_SECONDS
+
+    async def fail(self, entry: Entry, reason: str) -> None:
+        """Records that a recipient's job can't become a mail."""
+        await self._ledger.record(entry, "", Failed(reason))
+
+    def _not_claimed(self, attempt: "_Attempt", mail: Mail, attempts: int, slow_downs: int) -> Disposition:
+        match attempt.verdict:
+            case Verdict.BUSY:
+                return Later(attempt.wait_ms, attempts, slow_downs)
+            case Verdict.PAUSED:
+                return Back()
+            case Verdict.HELD:
+                logger.warning("uncertain %s: held, see mail-worker uncertain", mail.message_id)
+                return Held(attempt.entry.name)
+            case _:
+                return Done()
+
+    async def _settle(
+        self, attempt: "_Attempt", mail: Mail, outcome: Outcome, attempts: int, slow_downs: int
+    ) -> Disposition:
+        match outcome:
+            case Sent(reply=reply):
+                self._accepted_at = asyncio.get_running_loop().time()
+                await attempt.record(outcome)
+                self.sent += 1
+                logger.info("sent %s: %s", mail.message_id, reply)
+                return Done()
+            case Failed(reason=reason):
+                await attempt.record(outcome)
+                logger.warning("failed %s: %s", mail.message_id, reason)
+                return Done()
+            case SenderRefused(reason=reason):
+                if attempt.entry.campaign_id is None:
+                    await attempt.record(Failed(reason))
+                    logger.warning("failed %s: %s", mail.message_id, reason)
+                    return Done()
+                await attempt.release(reason)
+                await self._pause(attempt.entry.campaign_id, reason)
+                return Back()
+            case Slow(reason=reason, after_ms=after_ms) if (
+                slow_downs < MAX_SLOW_DOWNS or not self._others_get_through()
+            ):
+                await attempt.record(outcome)
+                await self._account.slow_down(after_ms)
+                logger.warning("told to slow down %s: %s", mail.message_id, reason)
+                return Later(max(after_ms, 1000), attempts, slow_downs + self._others_get_through())
+            case Uncertain(reason=reason):
+                await attempt.record(outcome)
+                logger.warning("uncertain %s: %s", mail.message_id, reason)
+                if self._options.hold_uncertain:
+                    return Held(attempt.entry.name)
+            case Retry(reason=reason) | Slow(reason=reason):
+                if attempts + 1 < self._options.max_attempts:
+                    await attempt.release(reason)
+                logger.info("refused for now %s (attempt %d): %s", mail.message_id, attempts + 1, reason)
+        if attempts + 1 >= self._options.max_attempts:
+            await attempt.record(Failed(f"given up after {attempts + 1} attempts: {reason}"))
+            return Done()
+        return Later(retry_delay_ms(attempts + 1), attempts + 1, slow_downs)
+
+
+class _Attempt:
+    """One try's claim and result."""
+
+    def __init__(self, entry: Entry, claimant: str, ledger: Ledger) -> None:
+        self.entry = entry
+        self.verdict: Verdict | None = None
+        self.wait_ms = 0
+        self._asked = False
+        self._claimant = claimant
+        self._ledger = ledger
+
+    async def claim(self) -> bool:
+        """Whether the mail may leave now."""
+        if self.verdict in (Verdict.CLAIMED, Verdict.UNCERTAIN):
+            return True  # A second connection for the same try.
+        self._asked = True
+        self.verdict, self.wait_ms = await self._ledger.claim(self.entry, self._claimant)
+        if self.verdict is Verdict.UNCERTAIN:
+            logger.warning("a mail of %s may have been accepted before; it's sent again", self.entry.name)
+        return self.verdict in (Verdict.CLAIMED, Verdict.UNCERTAIN)
+
+    async def release(self, reason: str) -> None:
+        """Gives the claim back, if there may be one: nothing was accepted."""
+        if self._asked:
+            await self._ledger.record(self.entry, self._claimant, Retry(reason))
+
+    async def record(self, result: Sent | Failed | Uncertain | Slow) -> None:
+        await self._ledger.record(self.entry, self._claimant, result)

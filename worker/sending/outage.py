@@ -1,0 +1,39 @@
+"""What a process does while it reaches no mail server."""
+
+import logging
+import time
+
+from worker.errors import TransportUnavailable
+from worker.queue.gate import Gate
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 15.0
+REMIND_AFTER_SECONDS = 300.0
+
+
+class Outage:
+    """Shared by all mails of a process, so that a hundred of them report one outage once, and wait together."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._wait_seconds = FIRST_WAIT_SECONDS
+        self._sentence = ""
+        self._reported_at = 0.0
+
+    def began(self, error: TransportUnavailable) -> None:
+        """Reports `error` if it's news, and closes the gate until the next try."""
+        now = time.monotonic()
+        if str(error) != self._sentence or now - self._reported_at > REMIND_AFTER_SECONDS:
+            logger.error("%s Mails wait; no attempt is spent.", error)
+            self._sentence, self._reported_at = str(error), now
+        if self._gate.seconds == 0:
+            self._gate.close(int(self._wait_seconds * 1000))
+            self._wait_seconds = min(self._wait_seconds * 2, LONGEST_WAIT_SECONDS)
+
+    def over(self) -> None:
+        """A server was reached again."""
+        if self._sentence:
+            logger.info("Mails leave again.")
+        self._sentence, self._wait_seconds = "", FIRST_WAIT_SECONDS

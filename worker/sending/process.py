@@ -1,0 +1,118 @@
+"""A worker process (`mail-worker run`): puts the parts together, and takes them apart in the right order."""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from uuid import uuid4
+
+import redis
+import uvloop
+
+from worker.base.redis_client import connect, connect_async, explain
+from worker.base.settings import Settings
+from worker.ledger.ledger import LedgerOptions, RedisLedger
+from worker.queue.broker import MailBroker
+from worker.queue.control import AsyncControl
+from worker.queue.gate import Gate
+from worker.queue.message_queue import WAIT_SECONDS, MessageQueue
+from worker.queue.processes import Process, forget, process_name, running_version
+from worker.queue.runner import MailWorker, Rhythm
+from worker.sending.account import Account
+from worker.sending.actors import declare_actors
+from worker.sending.delivery import Delivery, Options
+from worker.sending.transports.choice import account_name, destination, make_account, make_transport
+
+REDIS_AGAIN_SECONDS = 2.0
+#: The scripts of queue, ledger and account go side by side; each of them gathers its own calls.
+CONNECTIONS = 4
+
+logger = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> None:
+    """Sends mails until SIGTERM or SIGINT, then finishes those that it has begun and gives the others back."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Further signals change nothing: a nervous operator's second Ctrl-C cuts no mail off.
+        loop.add_signal_handler(number, stopping.set)
+    client = connect_async(settings.redis_url, CONNECTIONS)
+    waiting_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=WAIT_SECONDS + 10)
+    process, name = uuid4().hex, process_name(settings.host_name, "worker")
+    account = make_account(settings, client, process)
+    if not await _started(account, stopping):
+        return
+    gate = Gate(stopping)
+    transport = make_transport(settings, account)
+    ledger = RedisLedger(
+        client,
+        process,
+        account_name(settings),
+        LedgerOptions(
+            limits=settings.mail_rate,
+            hold_uncertain=settings.hold_uncertain,
+            idempotent_seconds=transport.idempotent_seconds,
+            pause_above_percent=settings.pause_above_percent,
+        ),
+    )
+    delivery = Delivery(
+        transport,
+        ledger,
+        account,
+        gate,
+        AsyncControl(client).pause,
+        process,
+        Options(max_attempts=settings.max_attempts, hold_uncertain=settings.hold_uncertain),
+    )
+    broker = MailBroker(connect(settings.redis_url))
+    declare_actors(broker, delivery.deliver, delivery.fail, settings.mail_from)
+    worker = MailWorker(
+        broker,
+        MessageQueue(client, waiting_client, process, account_name(settings)),
+        gate,
+        concurrency=settings.concurrency,
+        rhythm=Rhythm(settings.dead_after_seconds),
+        describe=lambda: Process(
+            name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
+        ),
+    )
+    logger.info(
+        "%s %s sends by %s, %d mails at once.", name, running_version(), destination(settings), settings.concurrency
+    )
+    stopped = asyncio.create_task(_announce(stopping, settings))
+    await worker.run(stopping, settings.stop_timeout_seconds)
+    await stopped
+    await transport.close()
+    await forget(client, name)
+    await client.aclose()
+    await waiting_client.aclose()
+    logger.info("Stopped.")
+
+
+async def _announce(stopping: asyncio.Event, settings: Settings) -> None:
+    await stopping.wait()
+    logger.info("Stopping: mails being sent have %d s to finish.", settings.stop_timeout_seconds)
+
+
+async def _started(account: Account, stopping: asyncio.Event) -> bool:
+    """Waits until Redis answers; False when it's time to stop instead."""
+    while not stopping.is_set():
+        try:
+            # A new start may come with a new password: whatever was refused before is worth a try.
+            await account.resume()
+            return True
+        except redis.RedisError as error:
+            logger.error("%s Trying again.", explain(error))
+        try:
+            async with asyncio.timeout(REDIS_AGAIN_SECONDS):
+                await stopping.wait()
+        except TimeoutError:
+            pass
+    return False

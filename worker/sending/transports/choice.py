@@ -1,0 +1,82 @@
+"""The transport that the settings describe, and the sending account behind it."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import redis.asyncio
+
+from worker.base.settings import Secret, Settings
+from worker.sending.account import Account
+from worker.sending.transports.base import RESEND_KEPT_SECONDS, Connections, Transport
+
+#: https://resend.com/docs/send-with-smtp
+RESEND_SMTP_HOST = "smtp.resend.com"
+
+# Each transport imports what it needs: a worker must stay small.
+
+
+def make_transport(settings: Settings, connections: Connections | None = None) -> Transport:
+    """Makes the one that `MAIL_TRANSPORT` names.
+
+    Args:
+        connections: the fleet's limit; None for a single test mail.
+    """
+    if settings.transport == "smtp":
+        from worker.sending.transports.smtp import Idempotency, SmtpTransport
+
+        at_resend = settings.smtp_host.lower() == RESEND_SMTP_HOST
+        return SmtpTransport(
+            host=settings.smtp_host,
+            port=settings.smtp_port,
+            user=settings.smtp_user,
+            shown_user=settings.shown_smtp_user,
+            credential=_credential(settings),
+            auth=settings.smtp_auth,
+            implicit_tls=settings.smtp_implicit_tls,
+            local_hostname=settings.host_name,
+            mails_per_connection=settings.smtp_mails_per_connection,
+            connections=connections,
+            idempotency=Idempotency("Resend-Idempotency-Key", RESEND_KEPT_SECONDS) if at_resend else None,
+        )
+    from worker.sending.transports.http import HttpTransport
+    from worker.sending.transports.providers import make_provider
+
+    return HttpTransport(make_provider(settings))
+
+
+def make_account(settings: Settings, client: "redis.asyncio.Redis", process: str) -> Account:
+    """The sending account, as the process of this name sees it."""
+    return Account(
+        client,
+        account_name(settings),
+        process,
+        max_connections=settings.max_connections,
+        first_pause_seconds=settings.account_pause_seconds,
+    )
+
+
+def account_name(settings: Settings) -> str:
+    """What the account's keys in Redis are called. Processes with the same credentials share one."""
+    if settings.transport == "smtp":
+        return f"smtp:{settings.shown_smtp_user}@{settings.smtp_host}"
+    # Two keys of one provider account have one quota, but nothing tells that they belong together.
+    return f"{settings.transport}:{hashlib.sha256(settings.api_key.encode()).hexdigest()[:12]}"
+
+
+def destination(settings: Settings) -> str:
+    """Where the mails go, for people."""
+    if settings.transport == "smtp":
+        return f"{settings.smtp_host}:{settings.smtp_port}"
+    return settings.transport
+
+
+def _credential(settings: Settings) -> Callable[[], Awaitable[Secret]]:
+    if settings.smtp_auth == "xoauth2":
+        from worker.sending.transports.oauth import AccessTokens
+
+        return AccessTokens(settings).get
+
+    async def password() -> Secret:
+        return settings.smtp_password
+
+    return password

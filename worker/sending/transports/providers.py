@@ -1,0 +1,250 @@
+"""Resend, SendGrid and Mailgun: how each wants a mail, and what its refusals mean."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.base.settings import Secret, Settings
+from worker.mail.addresses import Address
+from worker.mail.message import Mail
+from worker.mail.outcomes import Reply
+from worker.sending.transports.base import RESEND_KEPT_SECONDS
+from worker.sending.transports.http import Provider, Request, Response
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """The first rule counts whose status and words (in lower case, any if empty) are in a refusal."""
+
+    statuses: tuple[int, ...]
+    words: str
+    means: Reply
+
+
+def _classify(rules: Sequence[_Rule], response: Response) -> Reply:
+    text = response.words.lower()
+    for rule in rules:
+        if response.status in rule.statuses and rule.words in text:
+            return rule.means
+    # What isn't about this mail (a redirection, a wrong path, a proxy) is no recipient's fault.
+    return Reply.HARD if response.status in (400, 413, 422) else Reply.BLOCKED
+
+
+def make_provider(settings: Settings) -> Provider:
+    """The provider that `MAIL_TRANSPORT` names, with its key."""
+    match settings.transport:
+        case "resend":
+            return Resend(settings.api_key, settings.api_url or "https://api.resend.com")
+        case "sendgrid":
+            return SendGrid(settings.api_key, settings.api_url or "https://api.sendgrid.com")
+        case _:
+            return Mailgun(settings.api_key, settings.api_url or "https://api.mailgun.net", settings.mailgun_domain)
+
+
+class Resend:
+    """https://resend.com/docs/api-reference/emails/send-email, …/errors and …/idempotency-keys"""
+
+    name = "Resend"
+    key_setting = "RESEND_API_KEY"
+    idempotent_seconds = RESEND_KEPT_SECONDS
+
+    _RULES = (
+        _Rule((429,), "quota", Reply.BLOCKED),
+        _Rule((409,), "concurrent_idempotent_requests", Reply.SOFT),
+        _Rule((429,), "", Reply.PACE),
+        _Rule((401,), "", Reply.LOGIN),
+        _Rule((403,), "invalid_api_key", Reply.LOGIN),
+        _Rule((403,), "", Reply.SENDER),
+        _Rule((422,), "from", Reply.SENDER),
+        _Rule((408,), "", Reply.SOFT),
+    )
+
+    def __init__(self, key: Secret, url: str) -> None:
+        self.url = url
+        self._key = key
+
+    def authorization(self) -> tuple[str, Secret]:
+        """See `Provider.authorization`."""
+        return "Bearer", self._key
+
+    def request(self, mail: Mail) -> Request:
+        """See `Provider.request`."""
+        job = mail.job
+        body: dict[str, object] = {
+            "from": _mailbox(job.sender),
+            "to": [_mailbox(job.to)],
+            "subject": job.subject,
+            "text": mail.text,
+            "headers": {**mail.headers, "Message-ID": mail.message_id},
+        }
+        if job.html:
+            body["html"] = job.html
+        if job.reply_to is not None:
+            body["reply_to"] = _mailbox(job.reply_to)
+        return Request("/emails", json=body, headers={"Idempotency-Key": mail.idempotency_key})
+
+    def check(self) -> Request:
+        """See `Provider.check`."""
+        return Request("/domains")
+
+    def accepts_check(self, response: Response) -> bool:
+        """A key that may only send can't list domains."""
+        return response.status == 401 and "restricted_api_key" in response.words
+
+    def explain(self, body: object) -> str:
+        """See `Provider.explain`."""
+        if not isinstance(body, dict):
+            return ""
+        return " ".join(str(body[name]) for name in ("id", "name", "message") if name in body)
+
+    def was_accepted_before(self, response: Response) -> bool:
+        """The key was used with another body, which an older release wrote."""
+        return response.status == 409 and "invalid_idempotent_request" in response.words
+
+    def classify(self, response: Response) -> Reply:
+        """See `Provider.classify`."""
+        return _classify(self._RULES, response)
+
+
+class SendGrid:
+    """https://www.twilio.com/docs/sendgrid/api-reference/mail-send and …/how-to-use-the-sendgrid-v3-api/responses"""
+
+    name = "SendGrid"
+    key_setting = "SENDGRID_API_KEY"
+    idempotent_seconds = 0
+
+    _RULES = (
+        _Rule((401,), "credits", Reply.BLOCKED),
+        _Rule((401,), "", Reply.LOGIN),
+        _Rule((403,), "sender identity", Reply.SENDER),
+        _Rule((403,), "", Reply.BLOCKED),
+        _Rule((429,), "", Reply.PACE),
+        _Rule((400,), "from", Reply.SENDER),
+        _Rule((408,), "", Reply.SOFT),
+    )
+
+    def __init__(self, key: Secret, url: str) -> None:
+        self.url = url
+        self._key = key
+
+    def authorization(self) -> tuple[str, Secret]:
+        """See `Provider.authorization`."""
+        return "Bearer", self._key
+
+    def request(self, mail: Mail) -> Request:
+        """See `Provider.request`."""
+        job = mail.job
+        content = [{"type": "text/plain", "value": mail.text}]
+        if job.html:
+            content.append({"type": "text/html", "value": job.html})
+        body: dict[str, object] = {
+            "personalizations": [{"to": [_object(job.to)]}],
+            "from": _object(job.sender),
+            # It takes no empty subject.
+            "subject": job.subject or " ",
+            "content": content,
+            "headers": {**mail.headers, "Message-ID": mail.message_id},
+        }
+        if job.reply_to is not None:
+            body["reply_to"] = _object(job.reply_to)
+        return Request("/v3/mail/send", json=body)
+
+    def check(self) -> Request:
+        """See `Provider.check`."""
+        return Request("/v3/scopes")
+
+    def accepts_check(self, response: Response) -> bool:
+        """See `Provider.accepts_check`."""
+        return False
+
+    def explain(self, body: object) -> str:
+        """See `Provider.explain`."""
+        errors = body.get("errors") if isinstance(body, dict) else None
+        if not isinstance(errors, list):
+            return ""
+        parts = [error for error in errors if isinstance(error, dict)]
+        return "; ".join(f"{part.get('field') or ''} {part.get('message') or ''}".strip() for part in parts)
+
+    def was_accepted_before(self, response: Response) -> bool:
+        """See `Provider.was_accepted_before`."""
+        return False
+
+    def classify(self, response: Response) -> Reply:
+        """See `Provider.classify`."""
+        return _classify(self._RULES, response)
+
+
+class Mailgun:
+    """https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/messages and …/error-responses"""
+
+    name = "Mailgun"
+    key_setting = "MAILGUN_API_KEY and MAILGUN_DOMAIN"
+    idempotent_seconds = 0
+
+    _RULES = (
+        _Rule((401,), "", Reply.LOGIN),
+        _Rule((402, 403, 404), "", Reply.BLOCKED),
+        _Rule((420, 429), "", Reply.PACE),
+        _Rule((400,), "'from'", Reply.SENDER),
+        _Rule((400,), "from parameter", Reply.SENDER),
+        _Rule((408,), "", Reply.SOFT),
+    )
+
+    def __init__(self, key: Secret, url: str, domain: str) -> None:
+        self.url = url
+        self._key = key
+        self._domain = domain
+
+    def authorization(self) -> tuple[str, Secret]:
+        """See `Provider.authorization`."""
+        return "Basic", Secret(base64.b64encode(f"api:{self._key}".encode()).decode())
+
+    def request(self, mail: Mail) -> Request:
+        """See `Provider.request`."""
+        job = mail.job
+        form = {
+            "from": _mailbox(job.sender),
+            "to": _mailbox(job.to),
+            "subject": job.subject,
+            "text": mail.text,
+            "h:Message-Id": mail.message_id,
+            **{f"h:{name}": value for name, value in mail.headers.items()},
+        }
+        if job.html:
+            form["html"] = job.html
+        if job.reply_to is not None:
+            form["h:Reply-To"] = _mailbox(job.reply_to)
+        return Request(f"/v3/{self._domain}/messages", form=form)
+
+    def check(self) -> Request:
+        """See `Provider.check`."""
+        return Request(f"/v3/domains/{self._domain}")
+
+    def accepts_check(self, response: Response) -> bool:
+        """A domain's sending key can't read about it."""
+        return response.status == 403
+
+    def explain(self, body: object) -> str:
+        """See `Provider.explain`."""
+        if not isinstance(body, dict):
+            return ""
+        return " ".join(str(body[name]) for name in ("id", "message") if name in body)
+
+    def was_accepted_before(self, response: Response) -> bool:
+        """See `Provider.was_accepted_before`."""
+        return False
+
+    def classify(self, response: Response) -> Reply:
+        """See `Provider.classify`."""
+        return _classify(self._RULES, response)
+
+
+def _mailbox(address: Address) -> str:
+    if not address.name:
+        return address.email
+    name = address.name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{name}" <{address.email}>'
+
+
+def _object(address: Address) -> dict[str, str]:
+    return {"email": address.email, "name": address.name} if address.name else {"email": address.email}
