@@ -176,7 +176,7 @@ def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
     from worker.operating.status import duration
     from worker.queue.producer import check_file, enqueue, read_jobs
 
-    total = check_file(options.file, settings.mail_from)
+    total = check_file(options.file, settings.job_defaults)
     queued = 0
     try:
         for so_far in enqueue(connect(settings.redis_url), (job for _, job in read_jobs(options.file))):

@@ -42,6 +42,7 @@ def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
         keys.ledger(campaign.id),
         keys.counts(campaign.id),
         keys.account(f"smtp:{services.smtp_user}@{services.smtp_host}"),
+        f"{keys.bullmq_own('bull:mail-queue')}:state",
         *(key for key in left if key.startswith("dramatiq:__")),
     }
     assert queue.xlen(keys.OUTBOX) == 0

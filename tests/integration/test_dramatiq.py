@@ -49,7 +49,7 @@ class Fleet:
         stopping = asyncio.Event()
         worker = MailWorker(
             self.broker,
-            MessageQueue(client, waiting, name, "account"),
+            MessageQueue(client, waiting, name, name, "account"),
             Gate(stopping),
             concurrency=concurrency,
             rhythm=Rhythm(dead_after_seconds),

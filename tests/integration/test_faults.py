@@ -223,10 +223,6 @@ RUBBISH = {
         "its actor_name is 'format_disk', but only send_mail is known",
     ),
     "half a character": (_message("half a character", message_id="\ud83d"), "not a message: its message_id isn't text"),
-    "no sender": (
-        _message("no sender", args=[{"to": "a@b.c", "html": "x", "campaignId": "c", "subscriberId": "s"}]),
-        "invalid job: from is missing, and no MAIL_FROM is set",
-    ),
     "no job": (_message("no job"), "its args hold 0 values and its kwargs 0, but one job is due"),
     "wrong type": (_message("wrong type", args=[{**JOB, "html": 7}]), "invalid job: html is a int"),
     "30 MB": (_message("30 MB", args=[{**JOB, "html": "x" * 30_000_000}]), "the message has 30000"),
@@ -260,7 +256,7 @@ def test_rubbish_in_the_queue_goes_to_the_dead_letters(
         queue.hset(keys.DELAYED_MESSAGES, f"due {eta}", _message(f"due {eta}", options={"eta": eta}))
         queue.rpush(keys.DELAYED, f"due {eta}")
     programs.start("record")
-    programs.start("run", MAIL_FROM="")
+    programs.start("run")
     wait_until(lambda: tally(services, campaign).accounted_for)
     wait_until(lambda: queue.zcard(keys.DEAD_LETTERS) == len(RUBBISH) + 3)
     for identity, (data, words) in RUBBISH.items():

@@ -145,7 +145,7 @@ def test_dead_letters_are_shown_retried_and_dropped(programs: Programs, queue: r
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text('{"to": "a@example.org", "text": "x"}\n' * 2, encoding="utf-8")
     assert programs.run("enqueue", str(jobs))[0] == 0
-    programs.start("run", MAIL_FROM="")
+    programs.start("run", MAIL_FROM="", SMTP_USER="", MAIL_TRANSPORT="resend", RESEND_API_KEY="re_x")
     wait_until(lambda: queue.zcard(keys.DEAD_LETTERS) == 2)
     text = programs.run("dead", "list")[1]
     first, second = re.findall(r"  ([0-9a-f-]{36}) ", text)

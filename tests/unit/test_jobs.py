@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from worker.errors import InvalidJob
 from worker.mail.addresses import Address, parse_address
-from worker.mail.jobs import parse_job, recipient_key
+from worker.mail.jobs import Defaults, parse_job, recipient_key
 
 CAMEL: dict[str, Any] = {
     "to": "zoe@example.com",
@@ -54,7 +54,7 @@ def test_the_domain_becomes_ascii() -> None:
 def test_the_default_sender_stands_in() -> None:
     sender = Address("", "default@example.com")
     job = {name: value for name, value in CAMEL.items() if name != "from"}
-    assert parse_job(job, sender).sender == sender
+    assert parse_job(job, Defaults(sender=sender)).sender == sender
     with pytest.raises(InvalidJob, match="no MAIL_FROM"):
         parse_job(job)
 

@@ -39,6 +39,8 @@ DUE = "mail:due"
 #: ZSET for each priority: lane → how many messages were taken from it, so that the least served comes next.
 LANES = "mail:lanes"
 LANE_PREFIX = "mail:lane:"
+#: What stands among the waiting ids to wake an idle process for a job of BullMQ's; as lua/bullmq.lua has it.
+WAKE = "-"
 
 #: What lua/lanes.lua asks for.
 QUEUE_KEYS = (
@@ -54,6 +56,11 @@ QUEUE_KEYS = (
     CONTROL,
     PRIORITIES,
 )
+
+
+def bullmq_own(bullmq: str) -> str:
+    """What our keys about a BullMQ queue (`PREFIX:QUEUE`) begin with; see lua/bullmq.lua. Empty without one."""
+    return f"mail:bullmq:{bullmq}" if bullmq else ""
 
 
 def acks(process: str) -> str:

@@ -1,5 +1,7 @@
 """How this package connects to Redis: one place for time-outs, retries, scripts and sentences about what is wrong."""
 
+import contextlib
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
@@ -63,10 +65,19 @@ class CountingRedis(redis.asyncio.Redis):
 
 
 def connect_async(
-    url: Secret, max_connections: int, *, socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS
+    url: Secret,
+    max_connections: int,
+    *,
+    socket_timeout_seconds: float = SOCKET_TIMEOUT_SECONDS,
+    shown_as: str = "",
 ) -> CountingRedis:
     """A client for scripts that may be repeated. Waits for a free connection rather than failing: a result that can't
-    be recorded is a mail sent twice. Without health checks, which would be commands too."""
+    be recorded is a mail sent twice. Without health checks, which would be commands too.
+
+    Args:
+        shown_as: the connection's name in CLIENT LIST, where Redis lets it have one.
+    """
+    naming = {"redis_connect_func": _named(shown_as)} if shown_as else {}
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
@@ -75,8 +86,20 @@ def connect_async(
         socket_timeout=socket_timeout_seconds,
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
+        **naming,
     )
     return CountingRedis(connection_pool=pool)
+
+
+def _named(name: str) -> "Callable[[redis.asyncio.Connection], Awaitable[None]]":
+    async def connected(connection: "redis.asyncio.Connection") -> None:
+        await connection.on_connect()
+        # Not by the client's own option: that takes a server's refusal for a failed connection.
+        await connection.send_command("CLIENT", "SETNAME", name)
+        with contextlib.suppress(redis.ResponseError):
+            await connection.read_response()
+
+    return connected
 
 
 def encodable(text: str) -> str:

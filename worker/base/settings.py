@@ -1,6 +1,7 @@
 """The only module that reads the environment."""
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ from dotenv import dotenv_values
 
 from worker.errors import InvalidJob, SettingsError
 from worker.mail.addresses import Address, parse_address
+from worker.mail.jobs import Defaults, parse_headers
 from worker.mail.pacing import Limit, parse_rate
 
 ENV_FILE_VARIABLE = "MAIL_WORKER_ENV_FILE"
@@ -64,7 +66,14 @@ class Settings:
     pause_above_percent: int
     account_pause_seconds: int
     dead_after_seconds: int
-    mail_from: Address | None
+    #: What jobs get that don't say it themselves; BullMQ's have their own placeholder for a name besides.
+    job_defaults: Defaults
+    name_placeholder: bool
+    #: Empty: there's no such queue.
+    bullmq_queue: str
+    bullmq_prefix: str
+    bullmq_keep_completed: int
+    bullmq_keep_failed: int
     concurrency: int
     stop_timeout_seconds: int
     max_attempts: int
@@ -80,6 +89,16 @@ class Settings:
     #: Empty: a failed recipient's reason stays in the ledger.
     recipient_error_column: str
     host_name: str = field(default_factory=socket.gethostname)
+
+    @property
+    def mail_from(self) -> Address | None:
+        """The sender of mails whose jobs name none."""
+        return self.job_defaults.sender
+
+    @property
+    def bullmq(self) -> str:
+        """What the keys of the app's BullMQ queue begin with, `PREFIX:QUEUE`; empty without one."""
+        return f"{self.bullmq_prefix}:{self.bullmq_queue}" if self.bullmq_queue else ""
 
     @property
     def shown_smtp_user(self) -> str:
@@ -158,7 +177,14 @@ def _read(reader: "_Reader") -> Settings:
         pause_above_percent=reader.integer("MAIL_PAUSE_ABOVE_PERCENT", default=20, low=1, high=100),
         account_pause_seconds=reader.integer("MAIL_ACCOUNT_PAUSE_SECONDS", default=60, low=1, high=86_400),
         dead_after_seconds=reader.integer("WORKER_DEAD_AFTER_SECONDS", default=36, low=4, high=600),
-        mail_from=reader.address("MAIL_FROM"),
+        job_defaults=Defaults(
+            sender=_sender(reader), reply_to=reader.address("MAIL_REPLY_TO"), headers=reader.headers("MAIL_HEADERS")
+        ),
+        name_placeholder=reader.choice("MAIL_NAME_PLACEHOLDER", "on", ("on", "off")) == "on",
+        bullmq_queue=reader.queue_name("BULLMQ_QUEUE", "mail-queue"),
+        bullmq_prefix=reader.queue_name("BULLMQ_PREFIX", "bull", colon=True) or "bull",
+        bullmq_keep_completed=reader.integer("BULLMQ_KEEP_COMPLETED", default=1000, low=0, high=1_000_000),
+        bullmq_keep_failed=reader.integer("BULLMQ_KEEP_FAILED", default=5000, low=1, high=1_000_000),
         concurrency=reader.integer("WORKER_CONCURRENCY", default=5, low=1, high=500),
         stop_timeout_seconds=reader.integer("WORKER_STOP_TIMEOUT_SECONDS", default=30, low=1, high=3600),
         max_attempts=reader.integer("MAIL_MAX_ATTEMPTS", default=5, low=1, high=50),
@@ -183,6 +209,17 @@ def _transport(reader: "_Reader") -> str:
     return next(
         (name for name in TRANSPORTS[1:] if reader.text(f"{name.upper()}_API_KEY", default="", secret=True)), "smtp"
     )
+
+
+def _sender(reader: "_Reader") -> Address | None:
+    """The first of those that there are; SMTP_USER where it's an address."""
+    sender = reader.address("MAIL_FROM") or reader.address("FROM_EMAIL")
+    if sender is None:
+        try:
+            sender = parse_address(reader.text("SMTP_USER", default=""), "SMTP_USER")
+        except InvalidJob:
+            return None
+    return sender
 
 
 class _Reader:
@@ -252,6 +289,28 @@ class _Reader:
         except InvalidJob as error:
             self._mistake(str(error), name)
             return None
+
+    def headers(self, name: str) -> dict[str, str]:
+        """Header fields as a JSON object."""
+        value = self.text(name, default="")
+        if not value:
+            return {}
+        try:
+            return parse_headers(json.loads(value))
+        except (ValueError, RecursionError):
+            self._mistake(f'{name} must be a JSON object like {{"X-Priority":"3"}}', name)
+        except InvalidJob as error:
+            self._mistake(f"{name}: {error}", name)
+        return {}
+
+    def queue_name(self, name: str, default: str, *, colon: bool = False) -> str:
+        """A queue's name or its prefix; set and empty is empty."""
+        if not self._values.get(name, default).strip():
+            return ""
+        value = self.text(name, default=default)
+        if re.search(r"\s", value) or (":" in value and not colon):
+            self._mistake(f"{name} is {value!r}, but must be a name without spaces or colons", name)
+        return value
 
     def host(self, name: str) -> str:
         value = self.text(name)

@@ -5,6 +5,7 @@ the outbox, each in one atomic step (lua/claim.lua, lua/record.lua)."""
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -34,6 +35,16 @@ _RECORD_KEYS = (keys.OUTBOX, keys.OPEN_CAMPAIGNS, keys.UNCERTAIN, keys.CONTROL, 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class SentElsewhere:
+    """Another worker sent the mail, and the database has it: nothing is to be written there."""
+
+    reply: str
+
+
+Result = Sent | SentElsewhere | Failed | Uncertain | Retry | Slow
+
+
 class Verdict(StrEnum):
     """What a claim found; see lua/claim.lua."""
 
@@ -48,12 +59,37 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """The BullMQ job of a mail: a result finishes it in the same step, so that nothing can die between "sent" and
+    "completed"."""
+
+    id: str
+    message_id: str
+    #: It failed for good before, and somebody wants it tried again.
+    wanted_again: bool = False
+    #: Another worker took it and never finished.
+    may_have_been_sent: bool = False
+    #: How many are kept, of what age; see lua/bullmq.lua.
+    keep_completed: Sequence[float] = ()
+    keep_failed: Sequence[float] = ()
+
+    def returnvalue(self, reply: str) -> str:
+        """As nodemailer's, which the app's own worker would have returned."""
+        return json.dumps({"messageId": self.message_id, "response": encodable(reply)}, ensure_ascii=False)
+
+    def end(self, reply: str) -> list[object]:
+        """What lua/record.lua wants to know."""
+        return [self.id, self.returnvalue(reply), self.keep_completed, self.keep_failed]
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Whose mail it is. Without a campaign, `identity` (the message's id) alone tells mails apart."""
 
     campaign_id: str | None
     subscriber_id: str | None
     identity: str
+    job: QueuedJob | None = None
 
     @property
     def key(self) -> str:
@@ -85,13 +121,15 @@ class LedgerOptions:
     idempotent_seconds: int = 0
     #: A campaign pauses when more of its mails fail; 100 is never.
     pause_above_percent: int = 100
+    #: BullMQ's queue, `PREFIX:QUEUE`; empty without one.
+    bullmq: str = ""
 
 
 class Ledger(Protocol):
     """What delivery needs of it. `claim` raises redis.RedisError while Redis is away; `record` waits."""
 
     async def claim(self, entry: Entry, claimant: str) -> tuple[Verdict, int]: ...
-    async def record(self, entry: Entry, claimant: str, result: Sent | Failed | Uncertain | Retry | Slow) -> None: ...
+    async def record(self, entry: Entry, claimant: str, result: Result) -> None: ...
 
 
 class RedisLedger:
@@ -116,6 +154,7 @@ class RedisLedger:
                 "hold": options.hold_uncertain,
                 "idempotent_ms": options.idempotent_seconds * 1000,
                 "limits": limits,
+                "taken": f"{keys.bullmq_own(options.bullmq)}:taken:{process}",
             }
         )
         self._record_keys = [
@@ -131,11 +170,14 @@ class RedisLedger:
                 "pause_percent": options.pause_above_percent,
                 "pause_from": PAUSE_FROM_FAILURES,
                 "limits": limits,
+                "process": process,
+                "queue": options.bullmq,
+                "own": keys.bullmq_own(options.bullmq),
             }
         )
         self._held = 0  # Results that wait for Redis.
         self._claim_script = client.register_script(script("states", "claim"))
-        self._record_script = client.register_script(script("states", "record"))
+        self._record_script = client.register_script(script("states", "bullmq", "record"))
         self._claims: Coalescer[list[object], tuple[Verdict, int]] = Coalescer(
             self._claim_all, alone_after=redis.ResponseError
         )
@@ -144,15 +186,20 @@ class RedisLedger:
     async def claim(self, entry: Entry, claimant: str) -> tuple[Verdict, int]:
         """Claims the mail for `claimant` (`PROCESS:NUMBER`). With `Verdict.BUSY` and `Verdict.WAIT` come the
         milliseconds to wait."""
-        return await self._claims([entry.for_script(), claimant])
+        job = entry.job
+        asked = [job.id, job.wanted_again, job.may_have_been_sent] if job else ["", False, False]
+        return await self._claims([entry.for_script(), claimant, *asked])
 
-    async def record(self, entry: Entry, claimant: str, result: Sent | Failed | Uncertain | Retry | Slow) -> None:
-        """Makes the result final (`Uncertain` apart) and queues the database update, or gives the claim back (`Retry`,
-        `Slow`); a second time changes nothing. Waits for as long as Redis is away."""
+    async def record(self, entry: Entry, claimant: str, result: Result) -> None:
+        """Makes the result final (`Uncertain` apart), finishes its job and queues the database update, or gives the
+        claim back (`Retry`, `Slow`); a second time changes nothing. Waits for as long as Redis is away."""
+        reply = ""
         match result:
-            case Sent():
+            case Sent(reply=reply):
                 # A sent mail's reply is in the log; the ledger of a big campaign must stay small.
                 letter, words = "s", ""
+            case SentElsewhere(reply=reply):
+                letter, words = "w", ""
             case Failed(reason=words):
                 letter = "f"
             case Uncertain(reason=words):
@@ -161,7 +208,13 @@ class RedisLedger:
                 letter, words = "k", ""
             case Retry() | Slow():
                 letter, words = "r", ""
-        arguments: list[object] = [entry.for_script(), claimant, letter, encodable(words[:REASON_CHARACTERS])]
+        arguments: list[object] = [
+            entry.for_script(),
+            claimant,
+            letter,
+            encodable(words[:REASON_CHARACTERS]),
+            entry.job.end(reply) if entry.job else False,
+        ]
         held = False
         while True:
             try:
@@ -202,8 +255,16 @@ def mark_sent(client: "redis.Redis", entry: Entry) -> None:
     Raises:
         redis.RedisError: Redis is away.
     """
-    config = {"ledger_seconds": LEDGER_SECONDS, "hold": False, "pause_percent": 100, "pause_from": 0, "limits": []}
-    client.register_script(script("states", "record"))(
+    config = {
+        "ledger_seconds": LEDGER_SECONDS,
+        "hold": False,
+        "pause_percent": 100,
+        "pause_from": 0,
+        "limits": [],
+        "queue": "",
+        "own": "",
+    }
+    client.register_script(script("states", "bullmq", "record"))(
         keys=[*_RECORD_KEYS, keys.account(""), keys.in_flight("")],
-        args=[json.dumps(config), json.dumps([[entry.for_script(), "", "s", ""]])],
+        args=[json.dumps(config), json.dumps([[entry.for_script(), "", "s", "", False]])],
     )

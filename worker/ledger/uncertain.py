@@ -13,6 +13,9 @@ from worker.base import keys
 from worker.base.redis_client import script
 from worker.ledger.ledger import Entry, mark_sent
 
+#: What is held of a job of BullMQ's begins so (lua/jobs.lua), and no message does.
+_JOB = b'{"bullmq":'
+
 
 @dataclass(frozen=True, slots=True)
 class UncertainMail:
@@ -29,7 +32,7 @@ class UncertainMails:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
-        self._resend = client.register_script(script("lanes", "uncertain"))
+        self._resend = client.register_script(script("lanes", "bullmq", "uncertain"))
 
     def all(self, campaign_id: str | None = None, subscriber_id: str | None = None) -> Iterator[UncertainMail]:
         """Those of a campaign, of one of its subscribers, or all; the oldest first."""
@@ -52,8 +55,13 @@ class UncertainMails:
         return bool(self._resend(keys=queue_keys, args=[entry.name, entry.field, str(uuid4())]))
 
     def mark_sent(self, mail: UncertainMail) -> None:
-        """Records a held mail as sent, because its recipient or the provider's log says so."""
+        """Records a held mail as sent, because its recipient or the provider's log says so. A job of BullMQ's comes
+        back, and is completed by whoever takes it."""
+        held: Any = self._client.hget(keys.HELD_MESSAGES, mail.entry.name)
         mark_sent(self._client, mail.entry)
+        if held is not None and held.startswith(_JOB):
+            self._client.hset(keys.HELD_MESSAGES, mail.entry.name, held)
+            self.resend(mail)
 
 
 def _read(name: bytes, value: bytes) -> UncertainMail:

@@ -5,12 +5,17 @@
 -- KEYS[14]  mail:account:NAME:connections HASH process -> open connections
 -- KEYS[15]  mail:commands                HASH month -> Redis commands that were sent
 -- KEYS[16]  mail:woken                   LIST of ids that woke idle processes
+-- KEYS[17]  PREFIX:QUEUE                 what BullMQ's keys begin with (see bullmq.lua); empty: there's no such queue
+-- KEYS[18]  mail:bullmq:PREFIX:QUEUE     what our keys about it begin with
+-- KEYS[19]  mail:uncertain               HASH mail -> [ms, why, held | resent]
 -- ARGV[1]   process   ARGV[2]  its name   ARGV[3]  its line for mail:processes
 -- ARGV[4]   ms of silence after which a process is dead; empty: this one can't judge that yet
 -- ARGV[5]   1 if the process has nothing to do
 -- ARGV[6]   Redis commands since the last beat   ARGV[7]  month, as 2026-11
+-- ARGV[8]   ms for which the process listens for jobs if nobody else does   ARGV[9]  seconds that a ledger is kept
 --
--- Returns {ids that wait unsorted, ms until the next delayed message is due or '', dead processes that held messages}.
+-- Returns {ids that wait unsorted, ms until the next delayed message is due or '', dead processes that held messages,
+-- 1 if the process is to listen for jobs}.
 redis.call('ZADD', HEARTBEATS, NOW_MS, ARGV[1])
 redis.call('HSET', KEYS[12], ARGV[2], ARGV[3])
 redis.call('HINCRBY', KEYS[15], ARGV[7], ARGV[6])
@@ -26,6 +31,80 @@ local function give_back(list, ids, messages, target)
   return #ids
 end
 
+local has_jobs = open(KEYS[17], KEYS[18])
+
+-- Another worker went on with what this process had taken, as Node does once its lock is gone.
+local function list_if_begun(process, mail)
+  local kind, since_ms, detail = read_state(mail)
+  if kind == 'c' and string.match(detail, '^[^:]*') == process then
+    list_uncertain(mail, KEYS[19], 'its process died, and another worker took its job', 'resent', ARGV[9])
+  end
+end
+
+-- What a dead process had taken stays locked, for the next one of ours that fetches: in `wait` a Node worker might take
+-- it, and send again what was sent.
+local function orphan_jobs(process)
+  local taken = redis.call('HGETALL', taken_by(process))
+  for i = 1, #taken, 2 do
+    local id, mail = taken[i], taken[i + 1]
+    local token = redis.call('GET', QUEUE .. id .. ':lock')
+    if token == token_of(process) or (not token and redis.call('LPOS', QUEUE .. 'active', id)) then
+      redis.call('SET', QUEUE .. id .. ':lock', ORPHAN_TOKEN, 'PX', LOCK_MS)
+      redis.call('RPUSH', OWN .. 'orphans', id)
+    elseif mail ~= '' then
+      list_if_begun(process, cjson.decode(mail))
+    end
+  end
+  redis.call('DEL', taken_by(process))
+  return #taken
+end
+
+local function renew_locks(process)
+  for _, id in ipairs(redis.call('HKEYS', taken_by(process))) do
+    local lock = QUEUE .. id .. ':lock'
+    local token = redis.call('GET', lock)
+    if not token or token == token_of(process) then
+      redis.call('SET', lock, token_of(process), 'PX', LOCK_MS)
+    else
+      redis.call('HDEL', taken_by(process), id)
+    end
+  end
+  for _, id in ipairs(redis.call('LRANGE', OWN .. 'orphans', 0, -1)) do
+    redis.call('PEXPIRE', QUEUE .. id .. ':lock', LOCK_MS)
+  end
+end
+
+-- BullMQ's own sweep, which its workers do for each other: what stood in `active` without a lock in two sweeps goes back.
+local function sweep_stalled()
+  if redis.call('EXISTS', QUEUE .. 'active') == 0
+    or not redis.call('SET', QUEUE .. 'stalled-check', ms(NOW_MS), 'PX', STALLED_EVERY_MS, 'NX') then
+    return
+  end
+  local stalled = QUEUE .. 'stalled'
+  for _, id in ipairs(redis.call('SMEMBERS', stalled)) do
+    local job = QUEUE .. id
+    if redis.call('EXISTS', job .. ':lock') == 0 and redis.call('LREM', QUEUE .. 'active', 1, id) > 0
+      and redis.call('EXISTS', job) == 1 then
+      if redis.call('HINCRBY', job, 'stc', 1) > MAX_STALLED and redis.call('HEXISTS', job, 'rjk') == 0 then
+        redis.call('HSET', job, 'defa', 'job stalled more than allowable limit')
+      end
+      if paused() then
+        delay(id, NOW_MS, 0)
+      else
+        redis.call('RPUSH', QUEUE .. 'wait', id)
+        redis.call('ZADD', QUEUE .. 'marker', 0, '0')
+        emit('waiting', id, 'prev', 'active')
+      end
+      emit('stalled', id)
+    end
+  end
+  redis.call('DEL', stalled)
+  local active = redis.call('LRANGE', QUEUE .. 'active', 0, -1)
+  for from = 1, #active, 5000 do
+    redis.call('SADD', stalled, unpack(active, from, math.min(from + 4999, #active)))
+  end
+end
+
 -- Plain producers have a heartbeat too, but never a message in hand.
 local dead, holders = {}, 0
 if ARGV[4] ~= '' then
@@ -36,6 +115,9 @@ if ARGV[4] ~= '' then
     -- A Dramatiq worker of the plain kind holds delayed messages too.
     acks = acks .. '.DQ'
     held = held + give_back(acks, redis.call('SMEMBERS', acks), DELAYED_MESSAGES, DELAYED)
+    if has_jobs then
+      held = held + orphan_jobs(process)
+    end
     holders = holders + (held > 0 and 1 or 0)
     redis.call('HDEL', KEYS[14], process)
     redis.call('ZREM', HEARTBEATS, process)
@@ -70,4 +152,16 @@ if ARGV[5] == '1' and redis.call('LLEN', WAITING) == 0 then
     end
   end
 end
-return { redis.call('LLEN', WAITING), next_due, holders }
+local listens = 0
+if has_jobs then
+  next_due = earlier(next_due, prepare_jobs())
+  renew_locks(ARGV[1])
+  sweep_stalled()
+  if ARGV[5] == '1' then
+    if worth_waking() then
+      wake_one()
+    end
+    listens = listen(ARGV[1], ARGV[8], true)
+  end
+end
+return { redis.call('LLEN', WAITING), next_due, holders, listens }

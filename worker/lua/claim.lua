@@ -11,8 +11,10 @@
 --                                            granted_at, busy_since: the last mail, and the first without a long break
 -- KEYS[5]   mail:account:NAME:flight         ZSET claimant -> ms of its claim
 -- KEYS[6…]  mail:account:NAME:window:MS      LIST of times in ms, one key for each limit
--- ARGV[1]   JSON {process, claim_ms, ledger_seconds, hold, idempotent_ms, limits: [[mails, ms], …]}
--- ARGV[2]   JSON [[mail, claimant], …]; see states.lua
+-- ARGV[1]   JSON {process, claim_ms, ledger_seconds, hold, idempotent_ms, limits: [[mails, ms], …], taken: the key of the
+--           BullMQ jobs that the process has taken (see bullmq.lua)}
+-- ARGV[2]   JSON [[mail, claimant, job, wanted again, may have been sent], …]; see states.lua. The last three are of a
+--           BullMQ job, or its id is empty.
 --
 -- A limit of N mails in a window holds wherever one measures it between claim and result: a mail takes its place with
 -- the claim, and leaves it a window's length after its result (lua/record.lua).
@@ -114,7 +116,7 @@ local function take_place(claimant)
   return 0
 end
 
-local function claim(mail, claimant)
+local function claim(mail, claimant, job, again, suspect)
   local control = mail[1] ~= '' and redis.call('HGET', KEYS[1], mail[1])
   if control then
     local state = string.match(control, '^%a+')
@@ -126,6 +128,11 @@ local function claim(mail, claimant)
   local kind, since_ms, detail = read_state(mail)
   local verdict = 'claimed'
   local claimed_since_ms = nil
+  -- By a retry by hand, the app's owner decides like an operator; what was sent is never sent again.
+  local reopened = again and (kind == 'f' or kind == 'u') and kind
+  if reopened then
+    kind = nil
+  end
   if kind == 's' or kind == 'f' then
     return 'done', 0
   elseif kind == 'u' and config.hold then
@@ -148,6 +155,9 @@ local function claim(mail, claimant)
   end
   -- With the claimant's own claim, a client repeats a command whose answer was lost.
   local why = 'its process died before the server\'s reply was recorded'
+  if suspect and not kind and not reopened then
+    verdict, why = 'uncertain', 'another worker took it and never finished'
+  end
   if verdict == 'uncertain' and config.hold then
     write_state(mail, 'u', why, config.ledger_seconds)
     list_uncertain(mail, KEYS[3], why, 'held', config.ledger_seconds)
@@ -161,12 +171,21 @@ local function claim(mail, claimant)
     list_uncertain(mail, KEYS[3], why, 'resent', config.ledger_seconds)
   end
   write_state(mail, 'c', claimant, config.ledger_seconds, claimed_since_ms)
+  if reopened == 'f' then
+    count(mail, 'failed', -1, config.ledger_seconds)
+  elseif reopened == 'u' then
+    redis.call('HDEL', KEYS[3], mail[4])
+    redis.call('HDEL', KEYS[3] .. ':msgs', mail[4])
+  end
+  if job ~= '' then
+    redis.call('HSET', config.taken, job, cjson.encode(mail))
+  end
   return verdict, 0
 end
 
 local answers = {}
 for _, item in ipairs(mails) do
-  local verdict, wait_ms = claim(item[1], item[2])
+  local verdict, wait_ms = claim(unpack(item))
   answers[#answers + 1] = verdict
   answers[#answers + 1] = wait_ms
 end

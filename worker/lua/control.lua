@@ -1,11 +1,14 @@
 -- What an operator does with a campaign, or the worker with one that goes wrong.
 --
 -- KEYS[12]  mail:campaigns   SET of campaigns that aren't known to be complete
--- ARGV[1]   pause | resume | cancel | priority   ARGV[2]  campaign
+-- KEYS[13]  PREFIX:QUEUE     what BullMQ's keys begin with (see bullmq.lua); empty: there's no such queue
+-- KEYS[14]  mail:bullmq:PREFIX:QUEUE   what our keys about it begin with
+-- ARGV[1]   pause | resume | cancel | priority | unpark   ARGV[2]  campaign
 -- ARGV[3]   the reason to pause or cancel; the priority: high | normal | low
--- ARGV[4]   messages to drop at once, of cancel
+-- ARGV[4]   messages to drop at once, of cancel; BullMQ's jobs to bring back at once, of unpark
 --
--- Returns 1 when it changed something, of resume 2 when it took a cancel back; of cancel, the number of messages that were dropped: call again until it's 0.
+-- Returns 1 when it changed something, of resume 2 when it took a cancel back; of cancel, the number of messages that
+-- were dropped, of unpark that of jobs that are due again: call it until it's 0.
 local action, campaign = ARGV[1], ARGV[2]
 local counts = 'mail:counts:' .. campaign
 if action == 'pause' then
@@ -40,6 +43,8 @@ elseif action == 'cancel' then
     redis.call('HINCRBY', counts, 'cancelled', dropped)
   end
   return dropped
+elseif action == 'unpark' then
+  return open(KEYS[13], KEYS[14]) and unpark(campaign, ARGV[4]) or 0
 elseif action == 'priority' then
   local waits = false
   for _, class in ipairs(CLASSES) do

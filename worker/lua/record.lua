@@ -9,9 +9,12 @@
 -- KEYS[7]   mail:account:NAME             HASH   (see claim.lua)
 -- KEYS[8]   mail:account:NAME:flight      ZSET   claimant -> ms of its claim
 -- KEYS[9…]  mail:account:NAME:window:MS   LIST   of times in ms, one key for each limit
--- ARGV[1]   JSON {ledger_seconds, hold, pause_percent, pause_from, limits: [[mails, ms], …]}
--- ARGV[2]   JSON [[mail, claimant, result, words], …]; see states.lua. The claimant is empty if there was no claim.
+-- ARGV[1]   JSON {ledger_seconds, hold, pause_percent, pause_from, limits: [[mails, ms], …], process, queue and own: what
+--           the keys of BullMQ's queue begin with (see bullmq.lua)}
+-- ARGV[2]   JSON [[mail, claimant, result, words, job], …]; see states.lua. The claimant is empty if there was no claim.
+--           A job is false, or [id, returnvalue, keep completed, keep failed] of the BullMQ job that the result finishes.
 --             s sent   f failed   u uncertain   r refused for now, so that nothing is uncertain: the claim is given back
+--             w sent by somebody else: the database has it
 --             k maybe accepted, but the provider drops a second copy: nobody's claim, as old as the first one
 --
 -- Returns the campaigns that were paused because too many of their mails failed.
@@ -49,13 +52,30 @@ local function pause_if_too_many_fail(campaign)
   end
 end
 
+-- A mail's result and its job's end are one step: nothing can die between "sent" and "completed".
+local function finish_job(mail, words, id, returnvalue, keep_completed, keep_failed)
+  if not release(id, config.process) then
+    return
+  end
+  if read_state(mail) == 's' then
+    finish(id, 'completed', returnvalue, keep_completed)
+  else
+    finish(id, 'failed', words, keep_failed)
+  end
+end
+
+open(config.queue, config.own)
 local names = { s = 'sent', f = 'failed' }
 for _, item in ipairs(results) do
-  local mail, claimant, result, words = item[1], item[2], item[3], item[4]
+  local mail, claimant, result, words, job = item[1], item[2], item[3], item[4], item[5]
+  local recorded = result == 'w'
+  if recorded then
+    result = 's'
+  end
   local kind, since_ms, detail = read_state(mail)
   local claimed_at = claimant ~= '' and tonumber(redis.call('ZSCORE', KEYS[8], claimant) or 0) or 0
   leave_place(claimant, result == 's' or result == 'u' or result == 'k')
-  if result == 's' and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
+  if result == 's' and not recorded and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
     redis.call('HDEL', KEYS[7], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms')
   end
   if result == 'r' then
@@ -87,8 +107,10 @@ for _, item in ipairs(results) do
       end
       count(mail, names[result], 1, config.ledger_seconds)
       if mail[1] ~= '' then
-        redis.call('XADD', KEYS[1], '*', 'campaign', mail[1], 'subscriber', mail[2], 'result', result,
-          'at', whole(NOW_MS), 'words', result == 'f' and words or '')
+        if not recorded then
+          redis.call('XADD', KEYS[1], '*', 'campaign', mail[1], 'subscriber', mail[2], 'result', result,
+            'at', whole(NOW_MS), 'words', result == 'f' and words or '')
+        end
         local control = redis.call('HGET', KEYS[4], mail[1])
         if not control or string.sub(control, 1, 9) ~= 'cancelled' then
           redis.call('SADD', KEYS[2], mail[1])
@@ -98,6 +120,9 @@ for _, item in ipairs(results) do
         end
       end
     end
+  end
+  if job and (result == 's' or result == 'f') then
+    finish_job(mail, words, unpack(job))
   end
 end
 return paused

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 
 from worker.errors import InvalidJob, MissingSender
 from worker.mail.addresses import Address, parse_address
@@ -16,6 +17,7 @@ _SNAKE_TO_CAMEL = {
     "campaign_id": "campaignId",
     "subscriber_id": "subscriberId",
     "unsubscribe_url": "unsubscribeUrl",
+    "subscriber_name": "subscriberName",
 }
 # RFC 5322 field names, without those that the worker writes itself.
 _HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")
@@ -23,6 +25,9 @@ _RESERVED_HEADERS = frozenset(
     "bcc cc content-disposition content-transfer-encoding content-type date from message-id mime-version "
     "reply-to return-path sender subject to list-unsubscribe-post".split()
 )
+_NAME = re.compile(r"\{\{\s*name\s*\}\}")
+#: Instead of a subscriber's name that is missing, as the web app's own cron has it.
+NAMELESS = "Subscriber"
 _BODY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BODY_CONTROL_BYTES = bytes(number for number in (*range(32), 127) if number not in b"\t\n\r")
 
@@ -44,6 +49,17 @@ class Job:
     unsubscribe_url: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a job gets that doesn't say it itself."""
+
+    sender: Address | None = None
+    reply_to: Address | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: `{{name}}` in html and text becomes the job's subscriberName.
+    name_placeholder: bool = False
+
+
 def recipient_key(raw: object) -> tuple[str, str] | None:
     """The campaign and subscriber of a job that may be broken otherwise, or None."""
     if not isinstance(raw, dict):
@@ -56,7 +72,7 @@ def recipient_key(raw: object) -> tuple[str, str] | None:
     return (campaign_id, subscriber_id) if campaign_id and subscriber_id else None
 
 
-def parse_job(raw: object, default_sender: Address | None = None) -> Job:
+def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's frozen
     """Checks a job as the web app sent it; names may be camelCase or snake_case.
 
     Raises:
@@ -68,23 +84,26 @@ def parse_job(raw: object, default_sender: Address | None = None) -> Job:
     campaign_id, subscriber_id = _identifier(fields, "campaignId"), _identifier(fields, "subscriberId")
     if (campaign_id is None) != (subscriber_id is None):
         raise InvalidJob("campaignId and subscriberId go together, but only one of them is set")
-    sender = _mailbox(fields, "from") or default_sender
+    sender = _mailbox(fields, "from") or defaults.sender
     if sender is None:
         raise MissingSender("from is missing, and no MAIL_FROM is set in the worker's settings")
-    to = _mailbox(fields, "to")
+    to = _mailbox(fields, "to") or _mailbox(fields, "email")
     if to is None:
-        raise InvalidJob("to is missing")
+        raise InvalidJob("to (or email) is missing")
     html, text = _body(fields, "html"), _body(fields, "text")
     if not html and not text:
         raise InvalidJob("html and text are both missing")
+    if defaults.name_placeholder:
+        name = _subscriber_name(fields)
+        html, text = _NAME.sub(lambda _: escape(name), html), _NAME.sub(lambda _: name, text)
     return Job(
         to=to,
         sender=sender,
-        reply_to=_mailbox(fields, "replyTo"),
+        reply_to=_mailbox(fields, "replyTo") or defaults.reply_to,
         subject=line(fields.get("subject", ""), "subject"),
         html=html,
         text=text,
-        headers=_headers(fields.get("headers") or {}),
+        headers=_with_defaults(parse_headers(fields.get("headers") or {}), defaults.headers),
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
         unsubscribe_url=_unsubscribe_url(fields),
@@ -130,7 +149,26 @@ def _body(fields: Mapping[str, object], name: str) -> str:
     return text if len(raw.translate(None, _BODY_CONTROL_BYTES)) == len(raw) else _BODY_CONTROL.sub("", text)
 
 
-def _headers(value: object) -> dict[str, str]:
+def _subscriber_name(fields: Mapping[str, object]) -> str:
+    value = fields.get("subscriberName")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        value = ""
+    return without_surrogates(_BODY_CONTROL.sub("", str(value)).strip()) or NAMELESS
+
+
+def _with_defaults(headers: dict[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    if not defaults:
+        return headers
+    own = {name.lower() for name in headers}
+    return {**headers, **{name: value for name, value in defaults.items() if name.lower() not in own}}
+
+
+def parse_headers(value: object) -> dict[str, str]:
+    """Header fields that the worker doesn't write itself.
+
+    Raises:
+        InvalidJob: names the field and what is wrong with it.
+    """
     if not isinstance(value, dict):
         raise InvalidJob(f"headers is a {type(value).__name__}, but must be an object of strings")
     headers = {}

@@ -19,7 +19,7 @@ SHOWN_BODY_CHARACTERS = 500
 
 def pause(settings: Settings, options: Namespace) -> int:
     """`mail-worker pause CAMPAIGN`"""
-    if not Control(connect(settings.redis_url)).pause(options.campaign):
+    if not Control(connect(settings.redis_url), settings.bullmq).pause(options.campaign):
         raise OperatorMistake(f"Campaign {options.campaign} was paused or cancelled before.")
     print(f"campaign {options.campaign} is paused; its mails wait")
     return 0
@@ -27,7 +27,7 @@ def pause(settings: Settings, options: Namespace) -> int:
 
 def resume(settings: Settings, options: Namespace) -> int:
     """`mail-worker resume CAMPAIGN`"""
-    was = Control(connect(settings.redis_url)).resume(options.campaign)
+    was = Control(connect(settings.redis_url), settings.bullmq).resume(options.campaign)
     if was is None:
         raise OperatorMistake(f"Campaign {options.campaign} isn't paused: see mail-worker status.")
     if was == "paused":
@@ -41,7 +41,7 @@ def resume(settings: Settings, options: Namespace) -> int:
 
 def cancel(settings: Settings, options: Namespace) -> int:
     """`mail-worker cancel CAMPAIGN`"""
-    control = Control(connect(settings.redis_url))
+    control = Control(connect(settings.redis_url), settings.bullmq)
     known = control.knows(options.campaign)
     dropped = control.cancel(options.campaign)
     print(f"campaign {options.campaign} is cancelled; {dropped} waiting mails won't be sent", flush=True)
@@ -61,7 +61,7 @@ def cancel(settings: Settings, options: Namespace) -> int:
 
 def priority(settings: Settings, options: Namespace) -> int:
     """`mail-worker priority CAMPAIGN PRIORITY`"""
-    Control(connect(settings.redis_url)).set_priority(options.campaign, options.priority)
+    Control(connect(settings.redis_url), settings.bullmq).set_priority(options.campaign, options.priority)
     print(f"campaign {options.campaign} has the priority {options.priority}")
     return 0
 

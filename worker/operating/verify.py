@@ -17,7 +17,7 @@ from worker.operating.testmail import test_job
 from worker.queue.control import AsyncControl
 from worker.queue.gate import Gate
 from worker.queue.processes import Process
-from worker.sending.delivery import Back, Delivery, Done, Options
+from worker.sending.delivery import Back, Delivery, Done, Options, Queued
 from worker.sending.transports.choice import account_name, destination, make_account, make_transport
 
 LOOK_EVERY_SECONDS = 0.5
@@ -93,7 +93,7 @@ async def _send_canary(settings: Settings, address: str, timeout_seconds: float)
     delivery = Delivery(transport, ledger, account, gate, AsyncControl(client).pause, process, Options(max_attempts=1))
     try:
         async with asyncio.timeout(timeout_seconds):
-            disposition = await delivery.deliver(test_job(settings, address), uuid4().hex, 0, 0)
+            disposition = await delivery.deliver(test_job(settings, address), Queued(uuid4().hex))
     except TimeoutError:
         return Finding(
             "canary", False, f"{destination(settings)} took no mail to {address} in {timeout_seconds:.0f} s."

@@ -20,7 +20,10 @@ Priority = Literal["high", "normal", "low"]
 #: What a campaign was before it was resumed.
 Resumed = Literal["paused", "cancelled"]
 
-_KEYS = [*keys.QUEUE_KEYS, keys.OPEN_CAMPAIGNS]
+
+def _keys(bullmq: str) -> list[str]:
+    return [*keys.QUEUE_KEYS, keys.OPEN_CAMPAIGNS, bullmq, keys.bullmq_own(bullmq)]
+
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +32,11 @@ class AsyncControl:
     """What a worker process does."""
 
     def __init__(self, client: "redis.asyncio.Redis") -> None:
-        self._script = client.register_script(script("lanes", "control"))
+        self._script = client.register_script(script("lanes", "bullmq", "control"))
 
     async def pause(self, campaign_id: str, reason: str) -> None:
         """Pauses a campaign because of `reason`, and says so once."""
-        if await self._script(keys=_KEYS, args=["pause", campaign_id, reason]):
+        if await self._script(keys=_keys(""), args=["pause", campaign_id, reason]):
             logger.error(
                 "campaign %s is paused: %s. Mend it, then: mail-worker resume %s", campaign_id, reason, campaign_id
             )
@@ -42,9 +45,15 @@ class AsyncControl:
 class Control:
     """What an operator does. Every method raises redis.RedisError while Redis is away."""
 
-    def __init__(self, client: "redis.Redis") -> None:
+    def __init__(self, client: "redis.Redis", bullmq: str) -> None:
+        """
+        Args:
+            bullmq: BullMQ's queue, `PREFIX:QUEUE`; empty without one.
+        """
         self._client = client
-        self._script = client.register_script(script("lanes", "control"))
+        self._keys = _keys(bullmq)
+        self._bullmq = bullmq
+        self._script = client.register_script(script("lanes", "bullmq", "control"))
 
     def pause(self, campaign_id: str) -> bool:
         """Stops taking its messages; False if it was paused or cancelled before."""
@@ -52,20 +61,30 @@ class Control:
 
     def resume(self, campaign_id: str) -> Resumed | None:
         """Goes on, or takes a cancel back, whose dropped messages stay dropped; None if there's nothing to do."""
-        return {1: "paused", 2: "cancelled"}.get(self._say("resume", campaign_id))  # type: ignore[return-value]
+        was = self._say("resume", campaign_id)
+        self._bring_jobs_back(campaign_id)
+        return {1: "paused", 2: "cancelled"}.get(was)  # type: ignore[return-value]
 
     def knows(self, campaign_id: str) -> bool:
         """Whether a mail of it was sent, has failed or waits. Messages that no process has seen yet don't count."""
-        found: Any = self._client.exists(keys.counts(campaign_id), keys.ledger(campaign_id), keys.lane(campaign_id))
+        parked = f"{keys.bullmq_own(self._bullmq)}:parked:{campaign_id}"
+        found: Any = self._client.exists(
+            keys.counts(campaign_id), keys.ledger(campaign_id), keys.lane(campaign_id), parked
+        )
         return int(found) > 0
 
     def cancel(self, campaign_id: str) -> int:
         """Drops the waiting messages, returns how many. Those that are still unsorted, delayed or fetched go when their
-        turn comes: none of them leaves after this."""
+        turn comes, and BullMQ's jobs fail: none of them leaves after this."""
         total = 0
         while dropped := self._say("cancel", campaign_id, "by an operator", DROP_AT_ONCE):
             total += dropped
+        self._bring_jobs_back(campaign_id)
         return total
+
+    def _bring_jobs_back(self, campaign_id: str) -> None:
+        while self._say("unpark", campaign_id, "", DROP_AT_ONCE):
+            pass
 
     def wait_for_mails_in_flight(self) -> bool:
         """Waits until all mails that are on their way now have their result; False if some don't get one."""
@@ -89,5 +108,5 @@ class Control:
         self._say("priority", campaign_id, priority)
 
     def _say(self, *words: str | int) -> int:
-        answer: Any = self._script(keys=_KEYS, args=list(words))
+        answer: Any = self._script(keys=self._keys, args=list(words))
         return int(answer)

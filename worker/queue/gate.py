@@ -19,6 +19,11 @@ class Gate:
         """Until it opens."""
         return max(0.0, self._open_at - asyncio.get_running_loop().time())
 
+    @property
+    def probing(self) -> bool:
+        """Whether the last mails that asked for a turn got none: one more is enough to find out."""
+        return self._misses > 0
+
     async def passed(self) -> bool:
         """Waits until it's open; False when the process is stopping instead."""
         while not self._stopping.is_set():

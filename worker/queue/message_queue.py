@@ -12,6 +12,8 @@ import redis
 from worker.base import keys
 from worker.base.coalesce import Coalescer
 from worker.base.redis_client import CountingRedis, script
+from worker.ledger.ledger import LEDGER_SECONDS
+from worker.queue.bullmq import BullJob
 from worker.queue.processes import Process, this_month
 
 #: A blocking pop waits so long; longer than its socket time-out it mustn't be (redis_client.connect_async).
@@ -28,12 +30,14 @@ _IDS = ("utf-8", "surrogateescape")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Ids and messages; `unsorted` ids still wait to be looked at, the next delayed message is due
-    in `due_seconds`, None without one."""
+    """Ids and messages, and BullMQ's jobs; `unsorted` ids still wait to be looked at, the next delayed message is due
+    in `due_seconds`, None without one. `listens`: this process is the one that listens for BullMQ's jobs."""
 
     messages: list[tuple[str, bytes]]
+    jobs: list[BullJob]
     unsorted: int
     due_seconds: float | None
+    listens: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Beat:
     unsorted: int
     due_seconds: float | None
     dead: int
+    listens: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +67,25 @@ class MessageQueue:
         client: CountingRedis,
         waiting_client: CountingRedis,
         process: str,
+        name: str,
         account: str,
+        bullmq: str = "",
+        *,
+        listening_seconds: float = 60.0,
     ) -> None:
         """
         Args:
             waiting_client: for the blocking pop alone; its socket time-out is longer than `WAIT_SECONDS`.
             process: an id of this process's run; supervisord's name of it comes again, this one doesn't.
+            name: that name.
+            bullmq: BullMQ's queue, `PREFIX:QUEUE`; empty without one.
+            listening_seconds: after so long without a beat another process listens for BullMQ's jobs.
         """
         self._waiting_client = waiting_client
         self._process = process
+        self._name = name
+        self._listening_ms = int(listening_seconds * 1000)
+        self._job_keys = [bullmq, keys.bullmq_own(bullmq)]
         self._reported_commands = 0
         self._acks = keys.acks(process)
         self._beat_keys = [
@@ -80,22 +95,25 @@ class MessageQueue:
             keys.connections(account),
             keys.COMMANDS,
             keys.WOKEN,
+            *self._job_keys,
+            keys.UNCERTAIN,
         ]
-        self._fetch = client.register_script(script("lanes", "fetch"))
-        self._beat = client.register_script(script("lanes", "beat"))
+        self._fetch = client.register_script(script("lanes", "bullmq", "bullmq_take", "fetch"))
+        self._beat = client.register_script(script("lanes", "states", "bullmq", "bullmq_take", "beat"))
         self._settle = client.register_script(script("lanes", "settle"))
         self._client = client
         self._settlements: Coalescer[Settlement, None] = Coalescer(
             self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
         )
 
-    async def fetch(self, wanted: int) -> Fetched:
-        """Takes up to `wanted` messages, at once."""
-        taken, unsorted, due_ms = await self._fetch(
-            keys=[*keys.QUEUE_KEYS, self._acks, keys.WOKEN], args=[self._process, wanted, FETCH_BYTES, SORT_AT_ONCE]
+    async def fetch(self, wanted: int, jobs_wanted: int) -> Fetched:
+        """Takes up to `wanted` messages and jobs, at once; up to `jobs_wanted` of them are BullMQ's jobs."""
+        taken, jobs, unsorted, due_ms, listens = await self._fetch(
+            keys=[*keys.QUEUE_KEYS, self._acks, keys.WOKEN, *self._job_keys],
+            args=[self._process, wanted, FETCH_BYTES, SORT_AT_ONCE, jobs_wanted, self._name, self._listening_ms],
         )
         messages = [(identity.decode(*_IDS), data) for identity, data in zip(taken[::2], taken[1::2], strict=True)]
-        return Fetched(messages, unsorted, _seconds(due_ms))
+        return Fetched(messages, [BullJob.read(job) for job in jobs], unsorted, _seconds(due_ms), listens == 1)
 
     async def wait(self) -> bool:
         """Waits until a message wakes this process, which the next fetch finds; False after `WAIT_SECONDS`."""
@@ -117,7 +135,7 @@ class MessageQueue:
             idle: lanes with messages in them wake the idle processes.
         """
         commands = self._client.commands + self._waiting_client.commands
-        unsorted, due_ms, dead = await self._beat(
+        unsorted, due_ms, dead, listens = await self._beat(
             keys=self._beat_keys,
             args=[
                 self._process,
@@ -127,10 +145,12 @@ class MessageQueue:
                 int(idle),
                 commands - self._reported_commands,
                 this_month(),
+                self._listening_ms,
+                LEDGER_SECONDS,
             ],
         )
         self._reported_commands = commands
-        return Beat(unsorted, _seconds(due_ms), dead)
+        return Beat(unsorted, _seconds(due_ms), dead, listens == 1)
 
     async def settle(self, settlement: Settlement) -> None:
         """Ends a message, together with others."""

@@ -12,8 +12,7 @@ import redis
 
 from worker.base import keys
 from worker.errors import InvalidFile, InvalidJob
-from worker.mail.addresses import Address
-from worker.mail.jobs import parse_job
+from worker.mail.jobs import Defaults, parse_job
 
 #: 500 jobs of 10 kB are 5 MB in one transaction: few round trips, and no Redis stalls on it.
 CHUNK_JOBS = 500
@@ -22,7 +21,7 @@ MAX_MISTAKES_SHOWN = 20
 MAX_MESSAGE_BYTES = 5_000_000
 
 
-def check_file(path: Path, default_sender: Address | None) -> int:
+def check_file(path: Path, defaults: Defaults) -> int:
     """Checks every job of a JSON lines or CSV file; returns their number.
 
     Raises:
@@ -35,7 +34,7 @@ def check_file(path: Path, default_sender: Address | None) -> int:
         try:
             if isinstance(job, InvalidJob):
                 raise job
-            parse_job(job, default_sender)
+            parse_job(job, defaults)
             if (size := len(_message(job, ""))) > MAX_MESSAGE_BYTES:
                 raise InvalidJob(f"the job has {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} are sent")
         except InvalidJob as error:

@@ -19,6 +19,7 @@ from dramatiq.errors import ActorNotFound, DecodeError
 from dramatiq.middleware import SkipMessage
 
 from worker.base.redis_client import encodable, explain
+from worker.queue.bullmq import BullJob, BullQueue, JobSettlement
 from worker.queue.gate import Gate
 from worker.queue.message_queue import MessageQueue, Settlement
 from worker.queue.processes import Process
@@ -64,6 +65,14 @@ class Rhythm:
         return self.dead_after_seconds / 2
 
 
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """BullMQ's queue, and what is done with one of its jobs: None means that the mail's result has finished it."""
+
+    queue: BullQueue
+    work: Callable[[BullJob], Awaitable[JobSettlement | None]]
+
+
 class MailWorker(dramatiq.Worker):
     """Consumes the queue until told to stop; `run` takes the place of `start`, `stop` and `join`."""
 
@@ -76,12 +85,14 @@ class MailWorker(dramatiq.Worker):
         concurrency: int,
         rhythm: Rhythm,
         describe: Callable[[], Process],
+        jobs: Jobs | None = None,
     ) -> None:
         """
         Args:
             gate: no message is fetched while it's closed.
             concurrency: messages at once; as many again are fetched in advance.
             describe: what the process tells about itself with each beat.
+            jobs: BullMQ's queue, if there's one.
         """
         super().__init__(broker, worker_threads=concurrency)
         broker.add_middleware(_DelayedHere(self))
@@ -89,11 +100,14 @@ class MailWorker(dramatiq.Worker):
         self._gate = gate
         self._rhythm = rhythm
         self._describe = describe
-        self._backlog: asyncio.Queue[MessageProxy] = asyncio.Queue()
+        self._jobs = jobs
+        self._backlog: asyncio.Queue[MessageProxy | BullJob] = asyncio.Queue()
         self._in_hand: set[str] = set()
+        self._jobs_in_hand: set[str] = set()
         self._unfinished = 0  # Of those in hand; the others are only being settled.
         self._room = asyncio.Event()
         self._wait: asyncio.Task[bool] | None = None
+        self._listening: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
         self._trouble = ""
         self._troubled_at = 0.0
@@ -127,7 +141,7 @@ class MailWorker(dramatiq.Worker):
         failure = next((task.exception() for task in (consuming, beating) if task.done()), None)
         stopping.set()
         self.broker.emit_before("worker_shutdown", self)
-        await cancel(told, consuming)
+        await cancel(told, consuming, *filter(None, [self._listening]))
         for _ in working:
             self._backlog.put_nowait(_END)
         _, unfinished = await asyncio.wait(working, timeout=stop_timeout_seconds)
@@ -145,6 +159,8 @@ class MailWorker(dramatiq.Worker):
             if self._settling:
                 await asyncio.wait(self._settling, timeout=REDIS_AGAIN_SECONDS * 5)
             async with asyncio.timeout(REDIS_AGAIN_SECONDS * 5):
+                if self._jobs is not None:
+                    await self._jobs.queue.leave()
                 await self._queue.leave()
         except (redis.RedisError, TimeoutError):
             logger.warning("Redis is away: what this process held comes back when it's taken for dead.")
@@ -153,7 +169,10 @@ class MailWorker(dramatiq.Worker):
         wanted = 2 * self.worker_threads
         lost = True
         while not stopping.is_set() and await self._gate.passed():
-            if self._unfinished > wanted - max(1, self.worker_threads // 2):
+            # While the account lets nothing out, one job at a time asks: a job in hand is locked, and its app can't
+            # remove it.
+            probing = self._gate.probing
+            if self._unfinished > wanted - max(1, self.worker_threads // 2) or (probing and self._jobs_in_hand):
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -161,13 +180,21 @@ class MailWorker(dramatiq.Worker):
                 if lost:
                     # The answer to a fetch may have been lost together with the connection.
                     await self._queue.give_back_all_but(self._in_hand)
+                    if self._jobs is not None:
+                        await self._jobs.queue.give_back_all_but(self._jobs_in_hand)
                     lost = False
-                fetched = await self._queue.fetch(wanted - self._unfinished)
+                fetched = await self._queue.fetch(wanted - self._unfinished, 1 if probing else wanted)
                 self._next_due(fetched.due_seconds)
                 for identity, data in fetched.messages:
                     self._accept(identity, data)
+                for job in fetched.jobs:
+                    self._jobs_in_hand.add(job.id)
+                    self._unfinished += 1
+                    self._backlog.put_nowait(job)
                 self._well()
-                if not fetched.messages and not fetched.unsorted:
+                if not fetched.messages and not fetched.jobs and not fetched.unsorted:
+                    if fetched.listens:
+                        self._listen()
                     await self._wait_for_work()
             except redis.RedisError as error:
                 lost = True
@@ -188,6 +215,21 @@ class MailWorker(dramatiq.Worker):
             # The beat found that Redis doesn't answer on its own connection.
         finally:
             self._wait = None
+
+    def _listen(self) -> None:
+        if self._jobs is not None and (self._listening is None or self._listening.done()):
+            self._listening = asyncio.create_task(self._listen_on(self._jobs.queue))
+
+    async def _listen_on(self, queue: BullQueue) -> None:
+        # Until it hears something, which wakes whoever is idle; whoever is idle next listens again.
+        try:
+            while not (news := await queue.listen()):
+                if self._wait is None:
+                    return
+            if news.due_at is not None:
+                self._next_due(news.due_at - time.time())
+        except redis.RedisError as error:
+            self._report(error)
 
     async def _beat_on(self) -> None:
         pause = 0.0
@@ -221,12 +263,15 @@ class MailWorker(dramatiq.Worker):
 
     async def _beat(self) -> None:
         now = time.monotonic()
-        idle = self._wait is not None and not self._in_hand and self._gate.seconds == 0
+        in_hand = self._in_hand or self._jobs_in_hand
+        idle = self._wait is not None and not in_hand and self._gate.seconds == 0
         beat = await self._queue.beat(self._describe(), self._dead_after_ms(now), idle=idle)
         if self._beating_since is None:
             self._beating_since = now
         self._last_beat = now
         self._next_due(beat.due_seconds)
+        if beat.listens:
+            self._listen()
         self._well()
         if beat.dead:
             logger.warning("%d processes died; their mails are worked on again.", beat.dead)
@@ -260,7 +305,41 @@ class MailWorker(dramatiq.Worker):
             message = await self._backlog.get()
             if message is _END or stopping.is_set():
                 return
-            await self._process(message)
+            if isinstance(message, BullJob):
+                await self._process_job(message)
+            else:
+                await self._process(message)
+
+    async def _process_job(self, job: BullJob) -> None:
+        if self._jobs is None:
+            raise RuntimeError("a job without a queue")
+        settlement = await self._jobs.work(job)
+        self._unfinished -= 1
+        self._room.set()
+        if settlement is None:
+            self._end_job(job)
+            return
+        if settlement.action == "delay":
+            self._next_due(settlement.delay_seconds)
+        task = asyncio.create_task(self._settle_job_surely(self._jobs.queue, job, settlement))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _settle_job_surely(self, queue: BullQueue, job: BullJob, settlement: JobSettlement) -> None:
+        while True:
+            try:
+                await queue.settle(settlement)
+                break
+            except redis.RedisError as error:
+                self._report(error)
+                await asyncio.sleep(REDIS_AGAIN_SECONDS)
+        self._end_job(job)
+
+    def _end_job(self, job: BullJob) -> None:
+        self._jobs_in_hand.discard(job.id)
+        self._room.set()
+        if not self._first_mail_is_told:
+            self._due_changed.set()
 
     async def _process(self, message: MessageProxy) -> None:
         """One message through the actor and the middleware, in the order of Dramatiq's worker threads."""

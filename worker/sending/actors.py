@@ -11,25 +11,24 @@ from dramatiq.middleware import CurrentMessage
 from worker.base import keys
 from worker.errors import InvalidJob, MissingSender
 from worker.ledger.ledger import Entry
-from worker.mail.addresses import Address
-from worker.mail.jobs import Job, parse_job, recipient_key
+from worker.mail.jobs import Defaults, Job, parse_job, recipient_key
 from worker.queue.broker import DeadLetter, MailBroker
 from worker.queue.runner import GiveBack, Hold, Postpone
-from worker.sending.delivery import Back, Disposition, Held, Later
+from worker.sending.delivery import Back, Disposition, Held, Later, Parked, Queued
 
 LEDGER_AWAY_DELAY_MS = 5_000
 
-Deliver = Callable[[Job, str, int, int], Awaitable[Disposition]]
+Deliver = Callable[[Job, Queued], Awaitable[Disposition]]
 Fail = Callable[[Entry, str], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
 
-def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, default_sender: Address | None) -> None:
+def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, defaults: Defaults) -> None:
     """Declares `send_mail` on the broker.
 
     Args:
-        deliver: job, identity, attempts, slow-downs → what to do with the message.
+        deliver: job, and what the queue knows of it → what to do with the message.
         fail: records that a recipient's job can't become a mail.
     """
 
@@ -40,7 +39,7 @@ def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, default_sen
         message: Any = CurrentMessage.get_current_message()
         options = message.options
         try:
-            job = parse_job(raw, default_sender)
+            job = parse_job(raw, defaults)
         except MissingSender as error:
             raise DeadLetter(f"invalid job: {error}") from None
         except InvalidJob as error:
@@ -48,14 +47,14 @@ def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, default_sen
             return
         try:
             disposition = await deliver(
-                job, message.message_id, _count(options, "attempts"), _count(options, "slow_downs")
+                job, Queued(message.message_id, _count(options, "attempts"), _count(options, "slow_downs"))
             )
         except redis.RedisError as error:
             raise Postpone(LEDGER_AWAY_DELAY_MS, {}) from error
         match disposition:
             case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs):
                 raise Postpone(delay_ms, {"attempts": attempts, "slow_downs": slow_downs})
-            case Back():
+            case Back() | Parked():
                 raise GiveBack
             case Held(name=name):
                 raise Hold(name)

@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import redis
 
 from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
-from worker.ledger.ledger import Entry, Ledger, Verdict
+from worker.ledger.ledger import Entry, Ledger, QueuedJob, SentElsewhere, Verdict
 from worker.mail.jobs import Job
 from worker.mail.message import Mail, build_mail
 from worker.mail.outcomes import Failed, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
@@ -21,6 +22,8 @@ from worker.sending.transports.base import Transport
 
 #: A mail whose turn is further away goes back to the queue, where others see it.
 LONGEST_HELD_SECONDS = 30.0
+#: A BullMQ job is locked while it waits here, and its app can't remove it.
+LONGEST_LOCKED_SECONDS = 2.0
 #: A mail that is told to slow down this often while others are accepted is refused in the ordinary way, by its mailbox.
 MAX_SLOW_DOWNS = 10
 OTHERS_SECONDS = 60.0
@@ -39,10 +42,23 @@ class Back:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """The mail waits until its campaign, which is paused, is resumed."""
+
+    campaign_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The mail had its result before, or its campaign is cancelled: its message can go."""
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """The mail may have been accepted: its message waits for an operator, under this name."""
 
     name: str
+    reason: str = "an earlier try may have been accepted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +68,25 @@ class Later:
     delay_ms: int
     attempts: int
     slow_downs: int
+    reason: str = ""
 
 
-Disposition = Done | Back | Held | Later
+Disposition = Done | Before | Back | Parked | Held | Later
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """What the queue knows of a mail."""
+
+    #: The same for each try.
+    identity: str
+    #: Tries that this mail's recipient has cost so far, and how often it was told to slow down.
+    attempts: int = 0
+    slow_downs: int = 0
+    #: Its BullMQ job, if it's one, with the app's own rules for another try.
+    job: QueuedJob | None = None
+    max_attempts: int | None = None
+    delay_ms: Callable[[int], int] = retry_delay_ms
 
 
 class Pause(Protocol):
@@ -95,23 +127,19 @@ class Delivery:
         self.sent = 0
         self._claimants = (f"{process}:{number}" for number in itertools.count())
 
-    async def deliver(self, job: Job, identity: str, attempts: int, slow_downs: int) -> Disposition:
+    async def deliver(self, job: Job, queued: Queued) -> Disposition:
         """Makes one try at a mail and records what came of it.
 
         While the account or the network lets no mail out, the mail waits here for a while, and then in the queue. No
         attempt is spent.
 
-        Args:
-            identity: the message's id, the same for each try.
-            attempts: tries that this mail's recipient has cost so far.
-            slow_downs: how often this mail was told to slow down.
-
         Raises:
             redis.RedisError: the mail wasn't claimed; the message must come back.
         """
-        entry = Entry(job.campaign_id, job.subscriber_id, identity)
-        mail = build_mail(job, identity)
-        held_until = asyncio.get_running_loop().time() + LONGEST_HELD_SECONDS
+        entry = Entry(job.campaign_id, job.subscriber_id, queued.identity, queued.job)
+        mail = build_mail(job, queued.identity)
+        longest = LONGEST_HELD_SECONDS if queued.job is None else LONGEST_LOCKED_SECONDS
+        held_until = asyncio.get_running_loop().time() + longest
         while True:
             if asyncio.get_running_loop().time() + self._gate.seconds > held_until or not await self._gate.passed():
                 return Back()
@@ -140,8 +168,8 @@ class Delivery:
                     continue
                 self._gate.turn()
                 if isinstance(outcome, NotClaimed):
-                    return self._not_claimed(attempt, mail, attempts, slow_downs)
-                return await self._settle(attempt, mail, outcome, attempts, slow_downs)
+                    return self._not_claimed(attempt, mail, queued)
+                return await self._settle(attempt, mail, outcome, queued)
 
     def _others_get_through(self) -> bool:
         # If not, it's an outage, which no mail is to blame for.
@@ -151,21 +179,25 @@ class Delivery:
         """Records that a recipient's job can't become a mail."""
         await self._ledger.record(entry, "", Failed(reason))
 
-    def _not_claimed(self, attempt: "_Attempt", mail: Mail, attempts: int, slow_downs: int) -> Disposition:
+    async def sent_elsewhere(self, entry: Entry) -> None:
+        """Records that another worker sent the mail, as the database says."""
+        await self._ledger.record(entry, "", SentElsewhere("sent before by another worker, as its row says"))
+
+    def _not_claimed(self, attempt: "_Attempt", mail: Mail, queued: Queued) -> Disposition:
         match attempt.verdict:
             case Verdict.BUSY:
-                return Later(attempt.wait_ms, attempts, slow_downs)
-            case Verdict.PAUSED:
-                return Back()
+                return Later(attempt.wait_ms, queued.attempts, queued.slow_downs)
+            case Verdict.PAUSED if attempt.entry.campaign_id is not None:
+                return Parked(attempt.entry.campaign_id)
             case Verdict.HELD:
                 logger.warning("uncertain %s: held, see mail-worker uncertain", mail.message_id)
                 return Held(attempt.entry.name)
             case _:
-                return Done()
+                return Before()
 
-    async def _settle(
-        self, attempt: "_Attempt", mail: Mail, outcome: Outcome, attempts: int, slow_downs: int
-    ) -> Disposition:
+    async def _settle(self, attempt: "_Attempt", mail: Mail, outcome: Outcome, queued: Queued) -> Disposition:
+        attempts, slow_downs = queued.attempts, queued.slow_downs
+        last = attempts + 1 >= (queued.max_attempts or self._options.max_attempts)
         match outcome:
             case Sent(reply=reply):
                 self._accepted_at = asyncio.get_running_loop().time()
@@ -184,27 +216,27 @@ class Delivery:
                     return Done()
                 await attempt.release(reason)
                 await self._pause(attempt.entry.campaign_id, reason)
-                return Back()
+                return Parked(attempt.entry.campaign_id)
             case Slow(reason=reason, after_ms=after_ms) if (
                 slow_downs < MAX_SLOW_DOWNS or not self._others_get_through()
             ):
                 await attempt.record(outcome)
                 await self._account.slow_down(after_ms)
                 logger.warning("told to slow down %s: %s", mail.message_id, reason)
-                return Later(max(after_ms, 1000), attempts, slow_downs + self._others_get_through())
+                return Later(max(after_ms, 1000), attempts, slow_downs + self._others_get_through(), reason)
             case Uncertain(reason=reason):
                 await attempt.record(outcome)
                 logger.warning("uncertain %s: %s", mail.message_id, reason)
                 if self._options.hold_uncertain:
-                    return Held(attempt.entry.name)
+                    return Held(attempt.entry.name, reason)
             case Retry(reason=reason) | Slow(reason=reason):
-                if attempts + 1 < self._options.max_attempts:
+                if not last:
                     await attempt.release(reason)
                 logger.info("refused for now %s (attempt %d): %s", mail.message_id, attempts + 1, reason)
-        if attempts + 1 >= self._options.max_attempts:
+        if last:
             await attempt.record(Failed(f"given up after {attempts + 1} attempts: {reason}"))
             return Done()
-        return Later(retry_delay_ms(attempts + 1), attempts + 1, slow_downs)
+        return Later(queued.delay_ms(attempts + 1), attempts + 1, slow_downs, reason)
 
 
 class _Attempt:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from dataclasses import replace
 from uuid import uuid4
 
 import redis
@@ -14,14 +15,18 @@ from worker.base.redis_client import connect, connect_async, explain
 from worker.base.settings import Settings
 from worker.ledger.ledger import LedgerOptions, RedisLedger
 from worker.queue.broker import MailBroker
+from worker.queue.bullmq import LISTEN_SECONDS, BullQueue, worker_client_name
+from worker.queue.bullmq_options import Keep
 from worker.queue.control import AsyncControl
 from worker.queue.gate import Gate
 from worker.queue.message_queue import WAIT_SECONDS, MessageQueue
 from worker.queue.processes import Process, forget, process_name, running_version
-from worker.queue.runner import MailWorker, Rhythm
+from worker.queue.runner import Jobs, MailWorker, Rhythm
 from worker.sending.account import Account
 from worker.sending.actors import declare_actors
-from worker.sending.delivery import Delivery, Options
+from worker.sending.bullmq_jobs import BullJobs
+from worker.sending.delivery import Delivery, Options, Pause
+from worker.sending.sent_rows import SupabaseSentRows
 from worker.sending.transports.choice import account_name, destination, make_account, make_transport
 
 REDIS_AGAIN_SECONDS = 2.0
@@ -44,8 +49,13 @@ async def _run(settings: Settings) -> None:
         # Further signals change nothing: a nervous operator's second Ctrl-C cuts no mail off.
         loop.add_signal_handler(number, stopping.set)
     client = connect_async(settings.redis_url, CONNECTIONS)
-    waiting_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=WAIT_SECONDS + 10)
     process, name = uuid4().hex, process_name(settings.host_name, "worker")
+    waiting_client = connect_async(
+        settings.redis_url,
+        1,
+        socket_timeout_seconds=WAIT_SECONDS + 10,
+        shown_as=worker_client_name(settings.bullmq, name),
+    )
     account = make_account(settings, client, process)
     if not await _started(account, stopping):
         return
@@ -60,28 +70,41 @@ async def _run(settings: Settings) -> None:
             hold_uncertain=settings.hold_uncertain,
             idempotent_seconds=transport.idempotent_seconds,
             pause_above_percent=settings.pause_above_percent,
+            bullmq=settings.bullmq,
         ),
     )
+    pause = AsyncControl(client).pause
     delivery = Delivery(
         transport,
         ledger,
         account,
         gate,
-        AsyncControl(client).pause,
+        pause,
         process,
         Options(max_attempts=settings.max_attempts, hold_uncertain=settings.hold_uncertain),
     )
     broker = MailBroker(connect(settings.redis_url))
-    declare_actors(broker, delivery.deliver, delivery.fail, settings.mail_from)
+    declare_actors(broker, delivery.deliver, delivery.fail, settings.job_defaults)
+    listening_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=LISTEN_SECONDS + 10)
+    rhythm = Rhythm(settings.dead_after_seconds)
     worker = MailWorker(
         broker,
-        MessageQueue(client, waiting_client, process, account_name(settings)),
+        MessageQueue(
+            client,
+            waiting_client,
+            process,
+            name,
+            account_name(settings),
+            settings.bullmq,
+            listening_seconds=2 * rhythm.dead_after_seconds,
+        ),
         gate,
         concurrency=settings.concurrency,
-        rhythm=Rhythm(settings.dead_after_seconds),
+        rhythm=rhythm,
         describe=lambda: Process(
             name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
         ),
+        jobs=_jobs(settings, BullQueue(client, listening_client, settings.bullmq, process), delivery, pause),
     )
     logger.info(
         "%s %s sends by %s, %d mails at once.", name, running_version(), destination(settings), settings.concurrency
@@ -93,7 +116,24 @@ async def _run(settings: Settings) -> None:
     await forget(client, name)
     await client.aclose()
     await waiting_client.aclose()
+    await listening_client.aclose()
     logger.info("Stopped.")
+
+
+def _jobs(settings: Settings, queue: BullQueue, delivery: Delivery, pause: Pause) -> Jobs | None:
+    if not settings.bullmq:
+        return None
+    defaults = replace(settings.job_defaults, name_placeholder=settings.name_placeholder)
+    work = BullJobs(
+        delivery,
+        settings.bullmq,
+        pause,
+        SupabaseSentRows(settings),
+        defaults,
+        Keep(settings.bullmq_keep_completed),
+        Keep(settings.bullmq_keep_failed),
+    )
+    return Jobs(queue, work)
 
 
 async def _announce(stopping: asyncio.Event, settings: Settings) -> None:

@@ -1,0 +1,279 @@
+-- Shared by all scripts that touch the web app's BullMQ queue: its layout as the majors 5 and 6 have it in common.
+-- Stands behind lanes.lua or states.lua, of which it uses NOW_MS, and in front of the script that uses it.
+--
+-- BullMQ's own keys, all with `PREFIX:QUEUE:` in front:
+--   ID           HASH name data opts timestamp delay priority; processedOn ats pb atm stc finishedOn returnvalue
+--                failedReason stacktrace defa; where used parentKey parent deid rjk
+--   wait         LIST, the next one at its tail       active  LIST, those that are taken
+--   prioritized  ZSET by priority * 2^32 + counter    delayed ZSET by ms * 4096 + n
+--   completed, failed  ZSET by ms                     marker  ZSET 0 -> 0: there's work; 1 -> ms of the next delayed
+--   ID:lock      STRING token of who has taken it     events  STREAM
+--   meta         HASH paused concurrency max duration opts.maxLenEvents version
+--   limiter pc stalled stalled-check de:ID dn:ID
+-- and this package's, with `mail:bullmq:PREFIX:QUEUE:` in front:
+--   taken:PROCESS    HASH id -> JSON of the ledger's mail once it's claimed, or empty
+--   orphans          LIST of ids that a dead process had taken: locked, for the next one that fetches
+--   parked:CAMPAIGN  SET of ids that wait in `delayed` until the campaign is resumed
+--   ear              STRING the idle process that listens for new jobs
+--   state            HASH since (ms: who was here before may have sent older jobs), seen (ms: these workers were here),
+--                    turn, foreign (jobs at the head that are left where they stand), left (all that stood there then)
+-- On a job's hash, for the next time that it's taken: mail:again (it failed for good), mail:slow (slow-downs so far).
+--
+-- On a queue that is paused neither `wait` nor `paused` is written: BullMQ 5 renames one over the other, 6 doesn't.
+-- What goes back goes to `delayed`, due now, which both leave alone.
+local QUEUE, OWN
+local LOCK_MS = 300000
+local PAST_ALL_MS = 10 * 365 * 86400000
+local TOKEN_PREFIX = 'mail-worker:'
+local ORPHAN_TOKEN = TOKEN_PREFIX .. 'orphan'
+local MAX_STALLED = 1
+-- Stands among the waiting messages' ids to wake an idle process; worker/base/keys.py has it too.
+local WAKE = '-'
+local STALLED_EVERY_MS = 30000
+local max_events = nil
+
+-- Says which queue it is; false if there's none.
+local function open(queue, own)
+  if queue == '' then
+    return false
+  end
+  QUEUE, OWN = queue .. ':', own .. ':'
+  return true
+end
+
+local function ms(number)
+  return string.format('%.0f', number)
+end
+
+local function token_of(process)
+  return TOKEN_PREFIX .. process
+end
+
+local function taken_by(process)
+  return OWN .. 'taken:' .. process
+end
+
+local function emit(event, id, ...)
+  if not max_events then
+    max_events = redis.call('HGET', QUEUE .. 'meta', 'opts.maxLenEvents')
+    if not max_events then
+      max_events = '10000'
+      redis.call('HSET', QUEUE .. 'meta', 'opts.maxLenEvents', max_events)
+    end
+  end
+  redis.call('XADD', QUEUE .. 'events', 'MAXLEN', '~', max_events, '*', 'event', event, 'jobId', id, ...)
+end
+
+local function paused()
+  return redis.call('HEXISTS', QUEUE .. 'meta', 'paused') == 1
+end
+
+-- How many jobs may be taken now, and the ms until more may be if that's the limiter's matter.
+local function room()
+  local meta = redis.call('HMGET', QUEUE .. 'meta', 'paused', 'concurrency', 'max')
+  if meta[1] then
+    return 0
+  end
+  local free = math.huge
+  if tonumber(meta[2]) then
+    free = math.max(meta[2] - redis.call('LLEN', QUEUE .. 'active'), 0)
+  end
+  if tonumber(meta[3]) then
+    local left = meta[3] - (redis.call('GET', QUEUE .. 'limiter') or 0)
+    local wait_ms = redis.call('PTTL', QUEUE .. 'limiter')
+    if wait_ms == 0 then
+      redis.call('DEL', QUEUE .. 'limiter')
+    elseif left <= 0 and wait_ms > 0 then
+      return 0, wait_ms
+    elseif left > 0 then
+      free = math.min(free, left)
+    end
+  end
+  return free
+end
+
+local function prioritize(id, priority)
+  local counter = redis.call('INCR', QUEUE .. 'pc')
+  redis.call('ZADD', QUEUE .. 'prioritized', priority * 4294967296 + counter % 4294967296, id)
+end
+
+-- Puts a job into `delayed`. Several of the same ms keep their order.
+local function delay(id, due_ms, shown_ms)
+  local least, most = due_ms * 4096, (due_ms + 1) * 4096 - 1
+  local last = redis.call('ZREVRANGEBYSCORE', QUEUE .. 'delayed', most, least, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  redis.call('ZADD', QUEUE .. 'delayed', ms(last and math.min(last + 1, most) or least), id)
+  redis.call('HSET', QUEUE .. id, 'delay', ms(shown_ms))
+  emit('delayed', id, 'delay', ms(due_ms))
+  local first = redis.call('ZRANGE', QUEUE .. 'delayed', 0, 0, 'WITHSCORES')[2]
+  redis.call('ZADD', QUEUE .. 'marker', first / 4096, '1')
+end
+
+-- Moves jobs that are due to the waiting ones, as BullMQ does; not on a paused queue. Returns ms until the next one.
+local function promote_jobs()
+  if paused() then
+    return nil
+  end
+  local due = (NOW_MS + 1) * 4096 - 1
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE .. 'delayed', 0, due, 'LIMIT', 0, 500)) do
+    redis.call('ZREM', QUEUE .. 'delayed', id)
+    if redis.call('EXISTS', QUEUE .. id) == 1 then
+      local priority = tonumber(redis.call('HGET', QUEUE .. id, 'priority')) or 0
+      if priority == 0 then
+        redis.call('LPUSH', QUEUE .. 'wait', id)
+      else
+        prioritize(id, priority)
+      end
+      emit('waiting', id, 'prev', 'delayed')
+      redis.call('HSET', QUEUE .. id, 'delay', 0)
+      redis.call('ZADD', QUEUE .. 'marker', 0, '0')
+    end
+  end
+  local first = redis.call('ZRANGE', QUEUE .. 'delayed', 0, 0, 'WITHSCORES')[2]
+  return first and math.max(math.floor(first / 4096) - NOW_MS, 0)
+end
+
+-- Ends a process's hold of a job. False if it isn't the process's any more, or is gone.
+local function release(id, process)
+  redis.call('HDEL', taken_by(process), id)
+  local lock = QUEUE .. id .. ':lock'
+  local mine = redis.call('GET', lock) == token_of(process)
+  if mine then
+    redis.call('DEL', lock)
+    redis.call('SREM', QUEUE .. 'stalled', id)
+  end
+  return mine and redis.call('LREM', QUEUE .. 'active', -1, id) > 0 and redis.call('EXISTS', QUEUE .. id) == 1
+end
+
+local function remove(id)
+  local job = QUEUE .. id
+  redis.call('DEL', job, job .. ':logs', job .. ':dependencies', job .. ':processed', job .. ':failed',
+    job .. ':unsuccessful')
+end
+
+-- What a job did that was added meanwhile and had to wait for this one: deduplication's keepLastIfActive.
+local function queue_next_of(deduplication)
+  local key = QUEUE .. 'dn:' .. deduplication
+  local stored = redis.call('HMGET', key, 'name', 'data', 'opts', 'jid')
+  if not stored[1] then
+    return
+  end
+  redis.call('DEL', key)
+  local counted = ms(redis.call('INCR', QUEUE .. 'id'))
+  local id = stored[4] or counted
+  local opts = cjson.decode(stored[3])
+  local wait_ms = tonumber(opts.delay) or 0
+  redis.call('SET', QUEUE .. 'de:' .. deduplication, id)
+  redis.call('HSET', QUEUE .. id, 'name', stored[1], 'data', stored[2], 'opts', stored[3], 'timestamp', ms(NOW_MS),
+    'delay', ms(wait_ms), 'priority', ms(tonumber(opts.priority) or 0), 'deid', deduplication)
+  emit('added', id, 'name', stored[1])
+  delay(id, NOW_MS + wait_ms, wait_ms)
+end
+
+-- keep: {count, age in s, limit}, -1 for none of them.
+local function trim(set, keep)
+  local count, age, limit = keep[1], keep[2], keep[3]
+  if age >= 0 then
+    local old = redis.call('ZREVRANGEBYSCORE', set, NOW_MS - age * 1000, '-inf', 'LIMIT', 0, limit)
+    for _, id in ipairs(old) do
+      remove(id)
+      redis.call('ZREM', set, id)
+    end
+  end
+  if count > 0 then
+    -- So many at once that Redis doesn't stand still where nobody has ever cleaned up.
+    for _ = 1, 3 do
+      local size = redis.call('ZCARD', set)
+      if size <= count then
+        break
+      end
+      for _, id in ipairs(redis.call('ZRANGE', set, 0, math.min(size - count, 100) - 1)) do
+        remove(id)
+        redis.call('ZREM', set, id)
+      end
+    end
+  end
+end
+
+-- Finishes a job that was released. state: completed | failed; value: returnvalue as JSON, or the reason.
+-- Returns whether it's kept.
+local function finish(id, state, value, keep)
+  local job = QUEUE .. id
+  local fields = redis.call('HMGET', job, 'deid', 'opts')
+  if fields[1] then
+    local key = QUEUE .. 'de:' .. fields[1]
+    local left_ms = redis.call('PTTL', key)
+    if left_ms == 0 or (left_ms == -1 and redis.call('GET', key) == id) then
+      redis.call('DEL', key)
+    end
+    queue_next_of(fields[1])
+  end
+  local attempts = redis.call('HINCRBY', job, 'atm', 1)
+  local name = state == 'completed' and 'returnvalue' or 'failedReason'
+  local kept = keep[1] ~= 0
+  if kept then
+    redis.call('ZADD', QUEUE .. state, ms(NOW_MS), id)
+    redis.call('HSET', job, name, value, 'finishedOn', ms(NOW_MS))
+    redis.call('HDEL', job, 'mail:slow')
+    if state == 'failed' then
+      redis.call('HSET', job, 'stacktrace', cjson.encode({ value }), 'mail:again', 1)
+      redis.call('HDEL', job, 'defa')
+    else
+      redis.call('HDEL', job, 'mail:again')
+    end
+    trim(QUEUE .. state, keep)
+  else
+    remove(id)
+  end
+  emit(state, id, name, value, 'prev', 'active')
+  if state == 'failed' then
+    local ok, opts = pcall(cjson.decode, fields[2] or '')
+    local most = ok and type(opts) == 'table' and tonumber(opts.attempts) or 1
+    if attempts >= most then
+      emit('retries-exhausted', id, 'attemptsMade', attempts)
+    end
+  end
+  if redis.call('EXISTS', QUEUE .. 'wait', QUEUE .. 'active', QUEUE .. 'prioritized') == 0 then
+    redis.call('XADD', QUEUE .. 'events', '*', 'event', 'drained')
+  end
+  return kept
+end
+
+-- Where a job comes next when it goes back untouched.
+local function give_back_job(id)
+  local job = QUEUE .. id
+  redis.call('HINCRBY', job, 'ats', -1)
+  redis.call('HDEL', job, 'pb', 'processedOn')
+  if paused() then
+    delay(id, NOW_MS, 0)
+    return
+  end
+  local priority = tonumber(redis.call('HGET', job, 'priority')) or 0
+  if priority == 0 then
+    redis.call('RPUSH', QUEUE .. 'wait', id)
+  else
+    -- In front of all others of its priority.
+    redis.call('ZADD', QUEUE .. 'prioritized', priority * 4294967296, id)
+  end
+  redis.call('ZADD', QUEUE .. 'marker', 0, '0')
+  emit('waiting', id, 'prev', 'active')
+end
+
+-- Puts a released job of a paused campaign out of everybody's way, where the app sees it as delayed.
+local function park(id, campaign)
+  redis.call('HDEL', QUEUE .. id, 'pb', 'processedOn')
+  redis.call('SADD', OWN .. 'parked:' .. campaign, id)
+  delay(id, NOW_MS + PAST_ALL_MS, PAST_ALL_MS)
+end
+
+-- Makes up to `most` of a campaign's parked jobs due; returns their number.
+local function unpark(campaign, most)
+  local ids = redis.call('SPOP', OWN .. 'parked:' .. campaign, most)
+  for _, id in ipairs(ids) do
+    -- The app may have removed or promoted it.
+    if (tonumber(redis.call('ZSCORE', QUEUE .. 'delayed', id)) or 0) > (NOW_MS + PAST_ALL_MS / 2) * 4096 then
+      redis.call('ZREM', QUEUE .. 'delayed', id)
+      delay(id, NOW_MS, 0)
+    end
+  end
+  return #ids
+end

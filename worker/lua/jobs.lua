@@ -1,0 +1,101 @@
+-- Settles BullMQ's jobs that a process has taken and that no result finishes (see record.lua). Behind states.lua and
+-- bullmq.lua. One that isn't the process's any more is left alone.
+--
+-- KEYS[1]   PREFIX:QUEUE               what BullMQ's keys begin with
+-- KEYS[2]   mail:bullmq:PREFIX:QUEUE   what our keys about it begin with
+-- KEYS[3]   mail:uncertain:msgs        HASH mail -> what is held
+-- KEYS[4]   dramatiq:mail              LIST of ids in the order in which producers queued them
+-- KEYS[5]   dramatiq:__heartbeats__    ZSET of living processes
+-- ARGV[1]   process
+-- ARGV[2]   JSON [[what to do, id, …], …], with mails as in states.lua and what to keep as in bullmq.lua:
+--   done   mail, returnvalue, keep completed, keep failed   the ledger had its result before
+--   fail   reason, keep failed                              it can't become a mail
+--   delay  ms, attempts spent (0 or 1), reason, slow-downs  tried again later
+--   back   mail or false                                    untouched, to the next one that asks
+--   park   campaign                                         until the campaign is resumed
+--   hold   name of the mail, reason                         it failed, and waits for an operator
+--   stranded  [ids that the process still knows]            all others go back (the id is empty)
+--   leave     -                                             the process ends: somebody else is to listen for jobs
+--
+-- Returns the number of jobs that were settled.
+local process, settled = ARGV[1], 0
+open(KEYS[1], KEYS[2])
+local KEEP = { -1, -1, 0 }
+
+local function back(id, mail)
+  local kind = mail and read_state(mail)
+  if kind ~= 'c' then
+    give_back_job(id)
+    return
+  end
+  -- An earlier try may have been accepted: a Node worker would send it again, and nobody would know.
+  redis.call('LPUSH', QUEUE .. 'active', id)
+  redis.call('SET', QUEUE .. id .. ':lock', ORPHAN_TOKEN, 'PX', LOCK_MS)
+  redis.call('RPUSH', OWN .. 'orphans', id)
+end
+
+local actions = {
+  done = function(id, mail, returnvalue, keep_completed, keep_failed)
+    local kind, _, words = read_state(mail)
+    if kind == 'f' then
+      finish(id, 'failed', words, keep_failed)
+    elseif kind == 's' then
+      finish(id, 'completed', returnvalue, keep_completed)
+    else
+      finish(id, 'failed', 'the campaign is cancelled', keep_failed)
+    end
+  end,
+  fail = function(id, reason, keep_failed)
+    finish(id, 'failed', reason, keep_failed)
+  end,
+  delay = function(id, wait_ms, spent, reason, slow_downs)
+    local job = QUEUE .. id
+    redis.call('HDEL', job, 'pb')
+    if spent == 1 then
+      redis.call('HINCRBY', job, 'atm', 1)
+    else
+      redis.call('HINCRBY', job, 'ats', -1)
+    end
+    if reason ~= '' then
+      redis.call('HSET', job, 'failedReason', reason, 'stacktrace', cjson.encode({ reason }))
+    end
+    redis.call('HSET', job, 'mail:slow', slow_downs)
+    delay(id, NOW_MS + wait_ms, wait_ms)
+  end,
+  back = back,
+  park = function(id, campaign)
+    redis.call('HINCRBY', QUEUE .. id, 'ats', -1)
+    park(id, campaign)
+  end,
+  hold = function(id, name, reason)
+    redis.call('HSET', KEYS[3], name, cjson.encode({ bullmq = { queue = KEYS[1], id = id } }))
+    finish(id, 'failed', 'uncertain: ' .. reason, KEEP)
+  end,
+}
+
+for _, item in ipairs(cjson.decode(ARGV[2])) do
+  local action, id = item[1], item[2]
+  if action == 'stranded' then
+    local known = {}
+    for _, one in ipairs(item[3]) do
+      known[one] = true
+    end
+    local taken = redis.call('HGETALL', taken_by(process))
+    for i = 1, #taken, 2 do
+      if not known[taken[i]] and release(taken[i], process) then
+        back(taken[i], taken[i + 1] ~= '' and cjson.decode(taken[i + 1]))
+      end
+    end
+  elseif action == 'leave' then
+    if redis.call('GET', OWN .. 'ear') == process then
+      redis.call('DEL', OWN .. 'ear')
+      if redis.call('ZCARD', KEYS[5]) > 1 then
+        redis.call('RPUSH', KEYS[4], WAKE)
+      end
+    end
+  elseif release(id, process) then
+    settled = settled + 1
+    actions[action](id, unpack(item, 3))
+  end
+end
+return settled

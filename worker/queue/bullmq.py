@@ -1,0 +1,178 @@
+"""The web app's BullMQ queue, as one process sees it. Its jobs come with the messages (message_queue.py); here they are
+listened for, and settled where no result finishes them (ledger.py). lua/bullmq.lua describes its keys.
+
+The workers take the jobs themselves, and nothing forwards them: docs/architecture.md says why."""
+
+import base64
+import json
+from dataclasses import dataclass
+
+import redis
+
+from worker.base import keys
+from worker.base.coalesce import Coalescer
+from worker.base.redis_client import CountingRedis, encodable, script
+from worker.ledger.ledger import Entry
+
+#: A blocking pop for new jobs waits so long; longer than its socket time-out it mustn't be.
+LISTEN_SECONDS = 60
+#: Settled jobs go together if they come within this time.
+SETTLE_LINGER_SECONDS = 0.05
+REASON_CHARACTERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class BullJob:
+    """A job that this process has taken. `data` and `options` are JSON that nobody has checked."""
+
+    id: str
+    data: bytes
+    options: bytes
+    #: In ms since 1970, by the clock of the app.
+    timestamp_ms: int
+    attempts_made: int
+    slow_downs: int
+    #: It failed for good before, and somebody wants it tried again.
+    wanted_again: bool
+    #: Another worker took it and never finished.
+    may_have_been_sent: bool
+    #: It's older than these workers: others may have sent it, and its row tells.
+    ask_database: bool
+    #: Why it is to fail; BullMQ puts that off to whoever takes it next.
+    failed_by_queue: str
+
+    @classmethod
+    def read(cls, fields: list[bytes]) -> "BullJob":
+        """From what lua/bullmq_take.lua returns."""
+        identity, data, options, timestamp, attempts, slow_downs, marks, reason = fields
+        return cls(
+            id=identity.decode(errors="replace"),
+            data=data,
+            options=options,
+            timestamp_ms=_whole(timestamp),
+            attempts_made=_whole(attempts),
+            slow_downs=_whole(slow_downs),
+            wanted_again=b"a" in marks,
+            may_have_been_sent=b"s" in marks,
+            ask_database=b"r" in marks or b"s" in marks,
+            failed_by_queue=reason.decode(errors="replace"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettlement:
+    """What is to be done with a job; see lua/jobs.lua."""
+
+    action: str
+    job_id: str
+    values: tuple[object, ...] = ()
+    #: Until it's due again.
+    delay_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """There are jobs; or one will be due, in seconds since 1970: nothing in Redis says that twice."""
+
+    due_at: float | None
+
+
+def worker_client_name(bullmq: str, name: str) -> str:
+    """How a worker's connection must be called so that `queue.getWorkers()` finds it; empty without a queue."""
+    prefix, _, queue = bullmq.rpartition(":")
+    return f"{prefix}:{base64.b64encode(queue.encode()).decode()}:w:{name}" if bullmq else ""
+
+
+def already_done(entry: Entry) -> JobSettlement:
+    """The ledger has its result: completed if the mail was sent, or else failed."""
+    job = entry.job
+    if job is None:
+        raise ValueError("the entry has no job")
+    values = (entry.for_script(), job.returnvalue("sent before"), job.keep_completed, job.keep_failed)
+    return JobSettlement("done", job.id, values)
+
+
+def fail(job_id: str, reason: str, keep_failed: list[float]) -> JobSettlement:
+    """It can't become a mail."""
+    return JobSettlement("fail", job_id, (_words(reason), keep_failed))
+
+
+def delay(job_id: str, delay_ms: int, *, spent: bool, reason: str, slow_downs: int) -> JobSettlement:
+    """Tried again later. `spent`: an attempt is."""
+    values = (delay_ms, int(spent), _words(reason), slow_downs)
+    return JobSettlement("delay", job_id, values, delay_ms / 1000)
+
+
+def back(job_id: str, entry: Entry | None) -> JobSettlement:
+    """Untouched to the next one that asks."""
+    return JobSettlement("back", job_id, (entry.for_script() if entry else False,))
+
+
+def park(job_id: str, campaign_id: str) -> JobSettlement:
+    """Out of the way until its campaign is resumed."""
+    return JobSettlement("park", job_id, (campaign_id,))
+
+
+def hold(job_id: str, name: str, reason: str) -> JobSettlement:
+    """It failed, and waits for an operator under this name."""
+    return JobSettlement("hold", job_id, (name, _words(reason)))
+
+
+class BullQueue:
+    """Every method raises redis.RedisError while Redis is away."""
+
+    def __init__(self, client: CountingRedis, listening_client: CountingRedis, bullmq: str, process: str) -> None:
+        """
+        Args:
+            listening_client: for the blocking pop alone; its socket time-out is longer than `LISTEN_SECONDS`.
+            bullmq: `PREFIX:QUEUE`.
+        """
+        self._listening_client = listening_client
+        self._bullmq = bullmq
+        self._process = process
+        self._script = client.register_script(script("states", "bullmq", "jobs"))
+        self._keys = [bullmq, keys.bullmq_own(bullmq), keys.HELD_MESSAGES, keys.WAITING, keys.HEARTBEATS]
+        self._settlements: Coalescer[JobSettlement, None] = Coalescer(
+            self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
+        )
+
+    async def listen(self) -> News | None:
+        """Waits for news of jobs, None after `LISTEN_SECONDS`. Wakes an idle process, maybe this one, if there's
+        something to take."""
+        marker = await self._listening_client.bzpopmin(f"{self._bullmq}:marker", LISTEN_SECONDS)
+        if marker is None:
+            return None
+        due_ms = float(marker[2])
+        if due_ms > 0:
+            return News(due_ms / 1000)
+        await self._listening_client.rpush(keys.WAITING, keys.WAKE)
+        return News(None)
+
+    async def settle(self, settlement: JobSettlement) -> None:
+        """Ends a job's stay with this process, together with others'."""
+        await self._settlements(settlement)
+
+    async def give_back_all_but(self, known: "set[str]") -> None:
+        """Gives back what was taken by a call whose answer was lost."""
+        await self._settle_all([JobSettlement("stranded", "", (sorted(known),))])
+
+    async def leave(self) -> None:
+        """Gives back what is left, and lets somebody else listen."""
+        await self._settlements.flush()
+        await self._settle_all([JobSettlement("stranded", "", ([],)), JobSettlement("leave", "")])
+
+    async def _settle_all(self, settlements: list[JobSettlement]) -> list[None]:
+        items = [[settlement.action, settlement.job_id, *settlement.values] for settlement in settlements]
+        await self._script(keys=self._keys, args=[self._process, json.dumps(items)])
+        return [None] * len(settlements)
+
+
+def _words(reason: str) -> str:
+    return encodable(reason[:REASON_CHARACTERS])
+
+
+def _whole(number: bytes) -> int:
+    try:
+        return int(float(number))
+    except (ValueError, OverflowError):
+        return 0

@@ -1,0 +1,174 @@
+"""What a process does with one of BullMQ's jobs, as actors.py does with a message of Dramatiq's."""
+
+import hashlib
+import json
+import logging
+from typing import Protocol
+
+import redis
+
+from worker.errors import DatabaseUnavailable, InvalidJob, MissingSender
+from worker.ledger.ledger import Entry, QueuedJob
+from worker.mail.jobs import Defaults, Job, parse_job, recipient_key
+from worker.mail.message import message_id
+from worker.queue import bullmq
+from worker.queue.bullmq import BullJob, JobSettlement
+from worker.queue.bullmq_options import JobOptions, Keep, read_options
+from worker.sending.delivery import Back, Before, Delivery, Disposition, Done, Held, Later, Parked, Pause, Queued
+
+LEDGER_AWAY_DELAY_MS = 5_000
+DATABASE_AWAY_DELAY_MS = 15_000
+#: For errors that nobody foresaw: the mail comes back a few times before it's put aside.
+MAX_UNEXPECTED_ERRORS = 2
+UNEXPECTED_ERROR_DELAY_MS = 60_000
+
+logger = logging.getLogger(__name__)
+
+
+class SentRows(Protocol):
+    """What is needed of the database: whether a recipient's row says that its mail was sent.
+
+    Raises:
+        DatabaseUnavailable: nobody knows.
+    """
+
+    async def __call__(self, campaign_id: str, subscriber_id: str) -> bool: ...
+
+
+class BullJobs:
+    """Turns jobs into mails by `delivery`, and says what is to be done with each."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        queue: str,
+        pause: Pause,
+        sent_rows: SentRows,
+        defaults: Defaults,
+        keep_completed: Keep,
+        keep_failed: Keep,
+    ) -> None:
+        """
+        Args:
+            queue: `PREFIX:QUEUE`.
+            pause: pauses a campaign, with the reason.
+            sent_rows: asked for jobs that others may have sent.
+            keep_completed, keep_failed: for an app that says nothing.
+        """
+        self._delivery = delivery
+        self._queue = queue
+        self._pause = pause
+        self._sent_rows = sent_rows
+        self._defaults = defaults
+        self._keep_completed = keep_completed
+        self._keep_failed = keep_failed
+
+    async def __call__(self, bull_job: BullJob) -> JobSettlement | None:
+        """Makes one try. None if the mail's result has finished the job."""
+        options = read_options(bull_job.options, self._keep_completed, self._keep_failed)
+        try:
+            return await self._deliver(bull_job, options)
+        except redis.RedisError:
+            return _later(bull_job, LEDGER_AWAY_DELAY_MS)
+        except DatabaseUnavailable as error:
+            logger.error("%s Jobs that others may have sent wait.", error)
+            return _later(bull_job, DATABASE_AWAY_DELAY_MS)
+        except Exception as error:
+            # The job itself stays out of the log: it holds an address and a mail.
+            logger.exception("job %s: unexpected error", bull_job.id)
+            if bull_job.attempts_made >= MAX_UNEXPECTED_ERRORS:
+                return bullmq.fail(bull_job.id, f"unexpected error: {error!r}", options.keep_failed.for_script())
+            return _later(bull_job, UNEXPECTED_ERROR_DELAY_MS, reason=f"unexpected error: {error!r}", spent=True)
+
+    async def _deliver(self, bull_job: BullJob, options: JobOptions) -> JobSettlement | None:
+        try:
+            raw = json.loads(bull_job.data)
+        except (ValueError, RecursionError):
+            return self._refuse(bull_job, options, "its data isn't JSON")
+        identity = self._identity(bull_job)
+        try:
+            job = parse_job(raw, self._defaults)
+        except MissingSender as error:
+            return await self._without_sender(bull_job, options, raw, str(error))
+        except InvalidJob as error:
+            recipient = recipient_key(raw)
+            if recipient is None:
+                return self._refuse(bull_job, options, str(error))
+            entry = Entry(*recipient, identity, self._queued_job(bull_job, options, "invalid"))
+            logger.warning("campaign %s, subscriber %s: invalid job: %s", *recipient, error)
+            await self._delivery.fail(entry, f"invalid job: {error}")
+            return None
+        queued_job = self._queued_job(bull_job, options, message_id(job, identity))
+        entry = Entry(job.campaign_id, job.subscriber_id, identity, queued_job)
+        if bull_job.failed_by_queue:
+            await self._delivery.fail(entry, bull_job.failed_by_queue)
+            return None
+        if bull_job.ask_database and await self._was_sent(job):
+            await self._delivery.sent_elsewhere(entry)
+            return None
+        queued = Queued(
+            identity,
+            bull_job.attempts_made,
+            bull_job.slow_downs,
+            queued_job,
+            max_attempts=options.attempts,
+            delay_ms=options.delay_ms,
+        )
+        return _settlement(bull_job, entry, await self._delivery.deliver(job, queued))
+
+    async def _was_sent(self, job: Job) -> bool:
+        if job.campaign_id is None or job.subscriber_id is None:
+            return False
+        return await self._sent_rows(job.campaign_id, job.subscriber_id)
+
+    async def _without_sender(self, bull_job: BullJob, options: JobOptions, raw: object, reason: str) -> JobSettlement:
+        recipient = recipient_key(raw)
+        if recipient is None:
+            return self._refuse(bull_job, options, reason)
+        await self._pause(recipient[0], reason)
+        return bullmq.park(bull_job.id, recipient[0])
+
+    def _refuse(self, bull_job: BullJob, options: JobOptions, reason: str) -> JobSettlement:
+        logger.warning("job %s of %s isn't a mail: %s", bull_job.id, self._queue, reason)
+        return bullmq.fail(bull_job.id, f"not a mail: {reason}", options.keep_failed.for_script())
+
+    def _identity(self, bull_job: BullJob) -> str:
+        """Ids begin at 1 again after `obliterate`; with the time they don't come twice."""
+        text = f"{self._queue}\0{bull_job.id}\0{bull_job.timestamp_ms}"
+        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+
+    def _queued_job(self, bull_job: BullJob, options: JobOptions, mail_id: str) -> QueuedJob:
+        return QueuedJob(
+            bull_job.id,
+            mail_id,
+            wanted_again=bull_job.wanted_again,
+            may_have_been_sent=bull_job.may_have_been_sent,
+            keep_completed=options.keep_completed.for_script(),
+            keep_failed=options.keep_failed.for_script(),
+        )
+
+
+def _settlement(bull_job: BullJob, entry: Entry, disposition: Disposition) -> JobSettlement | None:
+    match disposition:
+        case Done():
+            return None
+        case Before():
+            return bullmq.already_done(entry)
+        case Back():
+            return bullmq.back(bull_job.id, entry)
+        case Parked(campaign_id=campaign_id):
+            return bullmq.park(bull_job.id, campaign_id)
+        case Held(name=name, reason=reason):
+            return bullmq.hold(bull_job.id, name, reason)
+        case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs, reason=reason):
+            return bullmq.delay(
+                bull_job.id,
+                delay_ms,
+                spent=attempts > bull_job.attempts_made,
+                reason=reason,
+                slow_downs=slow_downs,
+            )
+
+
+def _later(bull_job: BullJob, delay_ms: int, *, reason: str = "", spent: bool = False) -> JobSettlement:
+    return bullmq.delay(bull_job.id, delay_ms, spent=spent, reason=reason, slow_downs=bull_job.slow_downs)
