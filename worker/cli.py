@@ -150,7 +150,8 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     from worker.operating.status import read_status, show
     from worker.sending.transports.choice import account_name
 
-    for line in show(read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate)):
+    client = connect(settings.redis_url)
+    for line in show(read_status(client, account_name(settings), settings.mail_rate, settings.bullmq)):
         print(line)
     return 0
 

@@ -7,6 +7,8 @@ ACTOR = "send_mail"
 OUTBOX = "mail:outbox"
 PARKED_RESULTS = "mail:outbox:parked"
 OPEN_CAMPAIGNS = "mail:campaigns"
+#: ZSET campaign → time in ms at which it was closed, for some minutes: its app may set its status back.
+CLOSED_CAMPAIGNS = "mail:campaigns:closed"
 PROCESSES = "mail:processes"
 #: HASH campaign → paused | cancelled, with the reason; a campaign that isn't in it is running.
 CONTROL = "mail:control"

@@ -10,12 +10,16 @@ import redis
 from worker.base.redis_client import connect, explain
 from worker.base.settings import Settings
 from worker.errors import DatabaseRejected, MailWorkerError
+from worker.queue.bullmq_view import BullView, completed_bytes, foreign_jobs, look, other_queues, other_workers
+from worker.queue.processes import alive
 from worker.sending.transports.choice import make_transport
 
 #: XAUTOCLAIM came with 6.2.
 OLDEST_REDIS = (6, 2)
 REDIS_TIMEOUT_SECONDS = 5.0
 DATABASE_TIMEOUT_SECONDS = 10.0
+#: More completed jobs than this, and nobody seems to remove them.
+UNBOUNDED_JOBS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,10 @@ class Finding:
 
 def run_checks(settings: Settings) -> Iterator[Finding]:
     """Checks each service in turn, within some ten seconds each."""
-    for service, check in (("redis", check_redis), ("supabase", check_supabase), ("mail", check_mail)):
+    checks = [("redis", check_redis), ("supabase", check_supabase), ("mail", check_mail)]
+    if settings.bullmq:
+        checks.insert(1, ("bullmq", check_bullmq))
+    for service, check in checks:
         yield _finding(service, check, settings)
 
 
@@ -65,6 +72,45 @@ def check_redis(settings: Settings) -> str:
         return f"{connection.get('host')}:{connection.get('port')}, version {version}"
     finally:
         client.close()
+
+
+def check_bullmq(settings: Settings) -> str:
+    """Looks at the app's queue: nothing in it is a reason not to start."""
+    client = connect(settings.redis_url, socket_timeout_seconds=REDIS_TIMEOUT_SECONDS)
+    try:
+        view = look(client, settings.bullmq)
+        if not view.version:
+            return _no_queue(client, settings.bullmq)
+        return "; ".join([f"{view.name} of {view.version}: {view.waiting:,} jobs wait", *_remarks(client, view)])
+    finally:
+        client.close()
+
+
+def _no_queue(client: "redis.Redis", bullmq: str) -> str:
+    others = other_queues(client)
+    there = f" There's {', '.join(others[:5])}." if others else ""
+    return (
+        f"no app has opened {bullmq} in this Redis yet.{there} If one has, compare BULLMQ_QUEUE, BULLMQ_PREFIX and"
+        " REDIS_URL with the app's; what BullMQ 6 keeps in PostgreSQL isn't in Redis and can't be sent"
+    )
+
+
+def _remarks(client: "redis.Redis", view: BullView) -> Iterator[str]:
+    if view.paused:
+        yield "the app has paused it: nothing is taken until it calls queue.resume()"
+    if foreign := foreign_jobs(client, view.name):
+        yield f"{foreign} at its head belong to a scheduler or a flow: they are left to a worker of BullMQ's own"
+    workers = other_workers(client, view.name, {process.name for process in alive(client)})
+    if workers is None:
+        yield "Redis doesn't tell whether other workers are on it"
+    elif workers:
+        yield f"{workers} other workers are on it: jobs are shared with them, see docs/migrate-from-bullmq.md"
+    if view.completed > UNBOUNDED_JOBS:
+        megabytes = completed_bytes(client, view) / 1_000_000
+        yield (
+            f"{view.completed:,} completed jobs are kept and take about {megabytes:,.0f} MB: give the app's jobs a"
+            " removeOnComplete, such as { count: 1000 }"
+        )
 
 
 def check_supabase(settings: Settings) -> str:

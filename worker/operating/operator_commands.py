@@ -45,6 +45,8 @@ def cancel(settings: Settings, options: Namespace) -> int:
     known = control.knows(options.campaign)
     dropped = control.cancel(options.campaign)
     print(f"campaign {options.campaign} is cancelled; {dropped} waiting mails won't be sent", flush=True)
+    if settings.bullmq:
+        print(f"its jobs in {settings.bullmq} fail when their turn comes", flush=True)
     if not known:
         print(
             f"No mail of it has been seen yet. Is its id wrong? Take that back: mail-worker resume {options.campaign}"
@@ -100,6 +102,11 @@ def uncertain(settings: Settings, options: Namespace) -> int:
     if options.action == "resend":
         done = sum(mails.resend(mail) for mail in held_mails)
         print(f"{done} held mails are queued again")
+        if done < len(held_mails):
+            raise OperatorMistake(
+                f"{len(held_mails) - done} can't be: their jobs aren't among BullMQ's failed ones any more. Queue them"
+                " again in the app, then: mail-worker uncertain list"
+            )
     else:
         for mail in held_mails:
             mails.mark_sent(mail)
@@ -141,7 +148,7 @@ def reconcile(settings: Settings, options: Namespace) -> int:
 
     database = SupabaseDatabase(settings)
     try:
-        reconciliation = Reconciliation(connect(settings.redis_url), database, options.campaign)
+        reconciliation = Reconciliation(connect(settings.redis_url), database, options.campaign, settings.bullmq)
         report = reconciliation.report()
         for subscribers, words in (
             (report.sent, "sent"),
@@ -149,7 +156,7 @@ def reconcile(settings: Settings, options: Namespace) -> int:
             (report.failed, "failed for good"),
             (report.waiting, "waiting in the queue"),
             (report.held, "held: see mail-worker uncertain list"),
-            (report.dead, "in the dead letters: see mail-worker dead list"),
+            (report.dead, "in the dead letters (see mail-worker dead list) or failed in BullMQ without a result"),
             (report.missing, "missing: neither sent nor failed, and in no queue"),
             (report.without_row, "without a row in the database"),
         ):

@@ -1,6 +1,7 @@
 """Compares what the database, the ledger, the queue and the dead letters know of a campaign, and repairs what can be
 repaired (`mail-worker reconcile`)."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +45,17 @@ class Report:
 class Reconciliation:
     """Every method raises redis.RedisError or DatabaseUnavailable while one of the two is away."""
 
-    def __init__(self, client: "redis.Redis", database: Recipients, campaign_id: str) -> None:
+    def __init__(self, client: "redis.Redis", database: Recipients, campaign_id: str, bullmq: str) -> None:
+        """
+        Args:
+            bullmq: BullMQ's queue, `PREFIX:QUEUE`; empty without one.
+        """
         self._client = client
+        self._bullmq = bullmq
         self._database = database
         self._campaign_id = campaign_id
-        self._recipients = client.register_script(script("recipients"))
+        self._recipients = client.register_script(script("recipient_of", "recipients"))
+        self._job_recipients = client.register_script(script("recipient_of", "bullmq_recipients"))
 
     def report(self) -> Report:
         """Looks. A campaign that is being sent changes meanwhile: what it finds missing may just have moved."""
@@ -56,7 +63,9 @@ class Reconciliation:
         rows = {row.subscriber_id: row.sent for row in self._database.recipients(self._campaign_id)}
         # Messages come before the ledger: who leaves the queue in the meantime is in the ledger then.
         waiting = self._in(keys.MESSAGES) | self._in(keys.DELAYED_MESSAGES) | self._in(keys.MESSAGES)
-        dead, held = self._in(keys.DEAD_LETTER_MESSAGES), self._in(keys.HELD_MESSAGES)
+        waiting |= self._jobs_in("delayed", "prioritized", "wait", "paused", "active", "delayed", "wait")
+        dead = self._in(keys.DEAD_LETTER_MESSAGES) | self._jobs_in("failed")
+        held = self._held()
         states = self._states()
         on_their_way = self._outbox()
         for subscriber_id in rows.keys() | states.keys():
@@ -114,6 +123,27 @@ class Reconciliation:
             found.update(subscriber.decode() for subscriber in subscribers)
             if int(cursor) == 0:
                 return found
+
+    def _jobs_in(self, *states: str) -> set[str]:
+        """BullMQ's jobs. What moves on while its state is read is found in the next one."""
+        found: set[str] = set()
+        for state in states if self._bullmq else ():
+            start = 0
+            while True:
+                looked, *subscribers = self._job_recipients(
+                    keys=[f"{self._bullmq}:{state}"],
+                    args=[self._campaign_id, start, LOOK_AT_ONCE, f"{self._bullmq}:"],
+                )
+                found.update(subscriber.decode() for subscriber in subscribers)
+                start += int(looked)
+                if int(looked) < LOOK_AT_ONCE:
+                    break
+        return found
+
+    def _held(self) -> set[str]:
+        names: Any = self._client.hkeys(keys.HELD_MESSAGES)
+        mails = (json.loads(name) for name in names)
+        return {subscriber for campaign, subscriber, _ in mails if campaign == self._campaign_id}
 
     def _states(self) -> dict[str, str]:
         found: Any = self._client.hscan_iter(keys.ledger(self._campaign_id), count=LOOK_AT_ONCE)

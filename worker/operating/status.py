@@ -11,6 +11,7 @@ import redis
 
 from worker.base import keys
 from worker.mail.pacing import Limit, seconds_to_send
+from worker.queue.bullmq_view import BullView, look
 from worker.queue.processes import Process, alive, this_month
 
 #: https://upstash.com/pricing/redis: pay as you go, after the free commands of a month.
@@ -60,16 +61,28 @@ class Status:
     processes: list[Process]
     campaigns: list[CampaignCounts]
     account: AccountStatus
+    #: None without such a queue.
+    bullmq: BullView | None = None
+
+    @property
+    def may_leave(self) -> int:
+        """Mails that wait for nothing but a worker, in both queues."""
+        return self.waiting - self.paused + (self.bullmq.may_leave if self.bullmq else 0)
 
     @property
     def seconds_left(self) -> float | None:
         """Until all that waits and may leave is sent, None if nothing is known of the speed."""
-        mails = self.waiting - self.paused + self.in_work + self.delayed
+        mails = self.may_leave + self.in_work + self.delayed
+        if self.bullmq:
+            mails += self.bullmq.active + self.bullmq.delayed
         return seconds_to_send(mails, self.account.limits, self.account.used, self.account.speed)
 
 
-def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit]) -> Status:
+def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit], bullmq: str) -> Status:
     """Reads it all.
+
+    Args:
+        bullmq: BullMQ's queue, `PREFIX:QUEUE`; empty without one.
 
     Raises:
         redis.RedisError: Redis is away.
@@ -113,6 +126,7 @@ def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit]) ->
         processes=alive(client),
         campaigns=campaigns,
         account=_account(client, account, limits),
+        bullmq=look(client, bullmq) if bullmq else None,
     )
 
 
@@ -124,7 +138,9 @@ def show(status: Status) -> Iterator[str]:
         yield f"STOPPED    {account.stopped} {again}"
     oldest = "" if status.oldest_seconds is None else f", the oldest for {status.oldest_seconds:.0f} s"
     yield f"queue      {status.waiting} waiting{oldest}; {status.in_work} in work, {status.delayed} delayed"
-    if status.waiting - status.paused + status.in_work + status.delayed:
+    if status.bullmq:
+        yield from _show_bullmq(status.bullmq)
+    if status.may_leave + status.in_work + status.delayed + (status.bullmq.active if status.bullmq else 0):
         left = status.seconds_left
         end = "as fast as the server takes them" if left is None else f"done in about {duration(left)}"
         yield f"finish     {end}{', slowed down by the provider' if account.slowed else ''}"
@@ -153,6 +169,22 @@ def show(status: Status) -> Iterator[str]:
         yield f"limit      {used} of {limit.mails} mails in {duration(limit.window_ms / 1000)}"
     dollars = max(status.commands - FREE_COMMANDS, 0) * DOLLARS_PER_COMMAND
     yield f"redis      {status.commands:,} commands this month, ${dollars:.2f} at Upstash's price per command"
+
+
+def _show_bullmq(view: BullView) -> Iterator[str]:
+    if not view.version:
+        yield f"bullmq     no app has opened {view.name} in this Redis yet"
+        return
+    yield (
+        f"bullmq     {view.name}: {view.waiting} waiting; {view.active} in work, {view.delayed} delayed,"
+        f" {view.completed} completed, {view.failed} failed"
+    )
+    if view.paused:
+        yield "           its app has paused it: nothing is taken until it calls queue.resume()"
+    if view.parked:
+        yield f"           {view.parked} jobs of paused campaigns are put off until mail-worker resume"
+    if view.foreign:
+        yield f"           {view.foreign} jobs at its head are a scheduler's or a flow's: left to BullMQ's own workers"
 
 
 def _account(client: "redis.Redis", name: str, limits: Sequence[Limit]) -> AccountStatus:

@@ -46,7 +46,7 @@ def _heartbeats(settings: Settings, expected: Mapping[str, int], deadline: float
     client = connect(settings.redis_url)
     names = {f"{settings.host_name}/{name}": pid for name, pid in expected.items()}
     while True:
-        status = read_status(client, account_name(settings), settings.mail_rate)
+        status = read_status(client, account_name(settings), settings.mail_rate, settings.bullmq)
         heard = {process.name: process for process in status.processes if names.get(process.name) == process.pid}
         silent = sorted(names.keys() - heard.keys())
         idle = "" if silent else _why_nothing_is_sent(status, list(heard.values()))
@@ -69,7 +69,7 @@ def _why_nothing_is_sent(status: Status, processes: list[Process]) -> str | None
     """None if these processes send, or if there's a reason for not sending that isn't theirs. A stopped account is
     theirs: each start forgets an earlier stop."""
     workers = [process for process in processes if process.concurrency]
-    may_leave = status.waiting - status.paused
+    may_leave = status.may_leave
     if not workers or may_leave <= 0 or _is_at_its_limit(status) or any(process.sent for process in workers):
         return None
     return f"{may_leave} mails wait, but none of these processes has sent one since its start. {status.account.stopped}"
@@ -105,7 +105,7 @@ async def _send_canary(settings: Settings, address: str, timeout_seconds: float)
         case Done() if delivery.sent:
             return Finding("canary", True, f"{destination(settings)} accepted the mail to {address}")
         case Back() if _is_at_its_limit(
-            read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate)
+            read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate, settings.bullmq)
         ):
             return Finding(
                 "canary", True, f"not sent: the account is at its limit (MAIL_RATE), {address} gets none now"

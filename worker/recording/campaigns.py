@@ -16,6 +16,11 @@ from worker.recording.database import Database
 #: A campaign is looked at again after this long in any case: rows may have been added or deleted by hand.
 LOOK_AGAIN_SECONDS = 60.0
 LEDGER_KEPT_SECONDS = 7 * 86_400
+#: A web app that sets `sending` after it has queued a campaign may do so after the last mail: for so long, a closed
+#: campaign is looked at again, and closed again.
+WATCH_CLOSED_SECONDS = 600.0
+LOOK_AT_CLOSED_SECONDS = 10.0
+LOOK_AT_OPEN_SECONDS = 90.0
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +42,9 @@ class Campaigns:
         self._uncertain = UncertainMails(client)
         self._looks: dict[str, _Look] = {}
 
-    def close_complete(self) -> None:
-        """Looks at each open campaign that may be complete by now.
+    def close_complete(self) -> float:
+        """Looks at each open campaign that may be complete by now, and at those that were closed just now. Returns the
+        seconds after which it's worth looking again, though nothing happens.
 
         Raises:
             redis.RedisError, DatabaseUnavailable: one of the two is away; nothing is lost.
@@ -65,6 +71,24 @@ class Campaigns:
                 continue
             # Each further result takes at most one recipient off the unsent ones that haven't failed.
             self._looks[campaign_id] = _Look(now, sent + failed + max(unsent - failed - waiting, 0))
+        return LOOK_AT_CLOSED_SECONDS if self._watch_closed() else LOOK_AT_OPEN_SECONDS
+
+    def _watch_closed(self) -> bool:
+        found: Any = self._client.zrange(keys.CLOSED_CAMPAIGNS, 0, -1, withscores=True)
+        for member, closed_at_ms in found:
+            campaign_id = member.decode()
+            try:
+                if self._database.is_sent(campaign_id):
+                    still_watched = time.time() * 1000 - closed_at_ms < WATCH_CLOSED_SECONDS * 1000
+                else:
+                    # Its status is what its app says after the last mail; or there are more recipients by now.
+                    self._client.sadd(keys.OPEN_CAMPAIGNS, campaign_id)
+                    still_watched = False
+            except DatabaseRejected:
+                still_watched = False
+            if not still_watched:
+                self._client.zrem(keys.CLOSED_CAMPAIGNS, member)
+        return bool(found)
 
     def _counts(self, campaign_id: str) -> tuple[int, int]:
         sent, failed = self._client.hmget(keys.counts(campaign_id), ["sent", "failed"])
@@ -84,6 +108,7 @@ class Campaigns:
             logger.info("campaign %s is complete: %d sent, %d failed.", campaign_id, sent, failed)
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.srem(keys.OPEN_CAMPAIGNS, campaign_id)
+            pipeline.zadd(keys.CLOSED_CAMPAIGNS, {campaign_id: time.time() * 1000}, nx=True)
             pipeline.expire(keys.ledger(campaign_id), LEDGER_KEPT_SECONDS)
             pipeline.expire(keys.counts(campaign_id), LEDGER_KEPT_SECONDS)
             pipeline.execute()

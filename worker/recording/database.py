@@ -55,6 +55,7 @@ class Database(Protocol):
     def count_unsent(self, campaign_id: str) -> int: ...
     def unsent(self, campaign_id: str, after: str | None) -> list[str]: ...
     def complete_campaign(self, campaign_id: str) -> bool: ...
+    def is_sent(self, campaign_id: str) -> bool: ...
 
 
 class SupabaseDatabase:
@@ -79,10 +80,12 @@ class SupabaseDatabase:
     def mark_sent(self, campaign_id: str, subscriber_ids: Sequence[str], at_ms: int) -> Marked:
         """Sets `sent` and `sent_at` of these recipients, by as many requests as the URL's length asks for."""
         names = self._settings
-        values = {
+        values: dict[str, object] = {
             names.recipient_sent_column: True,
             names.recipient_sent_at_column: datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(),
         }
+        if names.recipient_error_column:
+            values[names.recipient_error_column] = None  # It failed before, and was tried again by hand.
         rows = 0
         for ids in _by_length(subscriber_ids):
             query = (
@@ -166,6 +169,18 @@ class SupabaseDatabase:
             .neq(names.campaign_status_column, "sent")
         )
         return bool(self._execute(query, names.campaigns_table).count)
+
+    def is_sent(self, campaign_id: str) -> bool:
+        """Whether the campaign's status is `sent`, or the campaign is gone."""
+        names = self._settings
+        query = (
+            self._client.table(names.campaigns_table)
+            .select(names.campaign_id_column)
+            .eq(names.campaign_id_column, campaign_id)
+            .neq(names.campaign_status_column, "sent")
+            .limit(1)
+        )
+        return not self._execute(query, names.campaigns_table).data
 
     def check(self) -> str:
         """Reads both tables without changing a row; returns a phrase for people."""

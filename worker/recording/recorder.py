@@ -23,7 +23,6 @@ GATHER_SECONDS = 0.5
 IDLE_WAIT_MS = 45_000
 SOCKET_TIMEOUT_SECONDS = 60.0
 ABANDONED_EVERY_SECONDS = 90.0
-CAMPAIGNS_EVERY_SECONDS = 90.0
 #: A group of this size must go through in one request, however slow the database is.
 SMALLEST_SLOW_GROUP = 10
 FIRST_BACKOFF_SECONDS = 1.0
@@ -73,8 +72,7 @@ class Recorder:
                 opened = opened or not results
                 self._record(results)
                 if results or time.monotonic() >= self._next_campaigns:
-                    self._campaigns.close_complete()
-                    self._next_campaigns = time.monotonic() + CAMPAIGNS_EVERY_SECONDS
+                    self._next_campaigns = time.monotonic() + self._campaigns.close_complete()
                 self._backoff_seconds = FIRST_BACKOFF_SECONDS
             except DatabaseUnavailable as error:
                 opened = False
@@ -90,7 +88,8 @@ class Recorder:
             if results := self._outbox.abandoned(BATCH_RESULTS):
                 self._next_abandoned = now
                 return results
-        results = self._stop.interrupt(lambda: self._outbox.new(BATCH_RESULTS, IDLE_WAIT_MS)) or []
+        wait_ms = max(min(IDLE_WAIT_MS, int((self._next_campaigns - now) * 1000)), 1)
+        results = self._stop.interrupt(lambda: self._outbox.new(BATCH_RESULTS, wait_ms)) or []
         if results and len(results) < BATCH_RESULTS:
             self._stop.wait(GATHER_SECONDS)
             results += self._outbox.new(BATCH_RESULTS - len(results), None)
