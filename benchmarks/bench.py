@@ -16,13 +16,17 @@ import redis
 from benchmarks.processes import Measured, as_on_a_host, keep_bytecode, mail_worker, start
 from demo.campaign import Campaign
 from testbed.services import Services
+from worker.base import keys
 
 INSTANCE = "bench"
 #: The one port that means TLS from the first byte.
 SINK_PORT = 465
 PLAIN_SINK_PORT = 2526
 NODE = Path(__file__).parent / "node"
-PEERS = ("node", "plain", "ours")
+#: `bullmq` is ours too, with the jobs in BullMQ's queue instead of Dramatiq's.
+PEERS = ("node", "plain", "ours", "bullmq")
+#: What the scripts in node/ call it.
+BULLMQ_QUEUE = "mail"
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Bench:
             "SSL_CERT_FILE": str(self.directory / "ca.pem"),
             "NODE_EXTRA_CA_CERTS": str(self.directory / "ca.pem"),
             "WORKER_CONCURRENCY": str(concurrency),
+            "BULLMQ_QUEUE": BULLMQ_QUEUE,
             "LOG_LEVEL": "WARNING",
             **changes,
         }
@@ -103,8 +108,12 @@ class Bench:
     def produce(self, peer: str, jobs: Path) -> None:
         """Queues the jobs the way the peer wants them."""
         environment = self.environment(1)
+        if peer == "bullmq":
+            # As after the first day: no other worker was there before, about whose jobs the database is to be asked.
+            state: dict[str | bytes, str] = {"since": "1", "seen": str(int(time.time() * 1000))}
+            self.client.hset(f"{keys.bullmq_own(f'bull:{BULLMQ_QUEUE}')}:state", mapping=state)  # type: ignore[arg-type]
         command = ["node", str(NODE / "produce.mjs"), str(jobs)]
-        if peer != "node":
+        if peer not in ("node", "bullmq"):
             command = [*mail_worker("enqueue"), str(jobs)]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 

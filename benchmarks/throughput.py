@@ -1,7 +1,7 @@
 """Mails a second, CPU and memory of one process, against the peers in the same run, and against what is possible.
 
 .venv/bin/python -m benchmarks.throughput [--mails 3000] [--concurrency 1,5,50,200] [--delay-ms 0,200]
-    [--peers node,plain,ours] [--rounds 3] [--limit]
+    [--peers node,plain,ours,bullmq] [--rounds 3] [--limit]
 """
 
 import argparse
@@ -90,6 +90,13 @@ def main() -> None:
             if options.limit:
                 speed = mails_per_second(setup, mails_of(options.mails, concurrency, delay_ms), concurrency, delay_ms)
                 print(f"limit  {concurrency:8} {delay_ms:9} {speed:9.0f}   (smtp-source, without TLS)", flush=True)
+            if "ours" in cell and "bullmq" in cell:
+                ours, bullmq = cell["ours"], cell["bullmq"]
+                print(
+                    f"bullmq / ours: {bullmq['mails_per_second'] / ours['mails_per_second']:.2f}× the mails a second,"
+                    f" {bullmq['cpu_per_1000'] / ours['cpu_per_1000']:.2f}× the CPU (the app's queue, Dramatiq's)",
+                    flush=True,
+                )
             if "ours" in cell and "node" in cell:
                 ours, node = cell["ours"], cell["node"]
                 print(

@@ -62,7 +62,7 @@ def test_the_default_sender_stands_in() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"to": None}, "to is missing"),
+        ({"to": None}, r"to \(or email\) is missing"),
         ({"to": "nobody"}, "to isn't one mail address"),
         ({"to": "a@example.com, b@example.com"}, "to isn't one mail address"),
         ({"to": ["a@example.com", "b@example.com"]}, "holds 2 addresses"),
@@ -118,3 +118,44 @@ def test_an_address_never_carries_a_second_one(value: str) -> None:
     assert address.email.count("@") == 1
     assert address.domain.isascii()
     assert not any(character.isspace() or character in '<>,;"' for character in address.email)
+
+
+APPS: dict[str, Any] = {
+    "campaignId": 7,
+    "subscriberId": 12,
+    "email": "ann@example.com",
+    "subject": "Hello {{name}}",
+    "html": "<p>Hello {{name}}, {{ name }} &amp; {{other}}</p>",
+    "subscriberName": "Ann <b>\\1",
+}
+PLACEHOLDER = Defaults(sender=Address("", "default@example.com"), name_placeholder=True)
+
+
+def test_the_job_of_the_web_app_that_used_bullmq() -> None:
+    job = parse_job(APPS, PLACEHOLDER)
+    assert (job.to.email, job.campaign_id, job.subscriber_id) == ("ann@example.com", "7", "12")
+    assert job.html == "<p>Hello Ann &lt;b&gt;\\1, Ann &lt;b&gt;\\1 &amp; {{other}}</p>"
+    assert job.subject == "Hello {{name}}"
+
+
+@pytest.mark.parametrize("name", [None, "", "  ", [], {}, True])
+def test_a_subscriber_without_a_name(name: object) -> None:
+    assert parse_job({**APPS, "html": "Hi {{name}}", "subscriberName": name}, PLACEHOLDER).html == "Hi Subscriber"
+
+
+def test_the_placeholder_stays_where_it_is_switched_off() -> None:
+    assert "{{name}}" in parse_job(APPS, Defaults(sender=Address("", "default@example.com"))).html
+
+
+def test_the_name_in_a_text_part_is_not_html() -> None:
+    assert parse_job({**APPS, "text": "Hi {{name}}"}, PLACEHOLDER).text == "Hi Ann <b>\\1"
+
+
+def test_what_the_settings_add_a_job_may_say_itself() -> None:
+    reply_to = Address("", "reply@example.com")
+    defaults = Defaults(Address("", "a@example.com"), reply_to, {"X-Priority": "3", "X-Campaign": "all"})
+    job = parse_job(APPS, defaults)
+    assert (job.reply_to, dict(job.headers)) == (reply_to, {"X-Priority": "3", "X-Campaign": "all"})
+    job = parse_job({**CAMEL, "headers": {"x-campaign": "own"}}, defaults)
+    assert job.reply_to == Address("", "team@example.com")
+    assert dict(job.headers) == {"x-campaign": "own", "X-Priority": "3"}

@@ -135,3 +135,34 @@ def test_a_file_of_rubbish_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_secret_is_an_ordinary_string_otherwise() -> None:
     assert f"{Secret('a')}b" == "ab"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sender"),
+    [
+        ({"MAIL_FROM": "News <news@example.com>", "FROM_EMAIL": "old@example.com"}, "news@example.com"),
+        ({"FROM_EMAIL": "old@example.com"}, "old@example.com"),
+        ({}, "user@example.com"),
+        ({"SMTP_USER": "apikey"}, None),
+    ],
+)
+def test_the_sender_is_the_first_that_there_is(changes: dict[str, str], sender: str | None) -> None:
+    mail_from = load_settings({**GOOD, **changes}).mail_from
+    assert (mail_from and mail_from.email) == sender
+
+
+def test_the_queue_of_the_web_app() -> None:
+    assert load_settings(GOOD).bullmq == "bull:mail-queue"
+    assert load_settings({**GOOD, "BULLMQ_QUEUE": "news", "BULLMQ_PREFIX": "{app:1}"}).bullmq == "{app:1}:news"
+    assert load_settings({**GOOD, "BULLMQ_QUEUE": " "}).bullmq == ""
+    assert "BULLMQ_QUEUE is 'a:b', but must be a name without spaces or colons" in mistakes_of(BULLMQ_QUEUE="a:b")[0]
+
+
+def test_what_jobs_get_that_do_not_say_it() -> None:
+    defaults = load_settings(
+        {**GOOD, "MAIL_REPLY_TO": "Team <team@example.com>", "MAIL_HEADERS": '{"X-Priority":"3"}'}
+    ).job_defaults
+    assert defaults.reply_to is not None
+    assert (defaults.reply_to.email, dict(defaults.headers)) == ("team@example.com", {"X-Priority": "3"})
+    assert "MAIL_HEADERS must be a JSON object" in mistakes_of(MAIL_HEADERS="X-Priority: 3")[0]
+    assert "headers can't set Subject" in mistakes_of(MAIL_HEADERS='{"Subject":"x"}')[0]

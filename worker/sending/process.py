@@ -86,6 +86,8 @@ async def _run(settings: Settings) -> None:
     broker = MailBroker(connect(settings.redis_url))
     declare_actors(broker, delivery.deliver, delivery.fail, settings.job_defaults)
     listening_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=LISTEN_SECONDS + 10)
+    bull_queue = BullQueue(client, listening_client, settings.bullmq, process)
+    sent_rows = SupabaseSentRows(settings)
     rhythm = Rhythm(settings.dead_after_seconds)
     worker = MailWorker(
         broker,
@@ -104,7 +106,7 @@ async def _run(settings: Settings) -> None:
         describe=lambda: Process(
             name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
         ),
-        jobs=_jobs(settings, BullQueue(client, listening_client, settings.bullmq, process), delivery, pause),
+        jobs=Jobs(bull_queue, _bull_jobs(settings, delivery, pause, sent_rows)) if settings.bullmq else None,
     )
     logger.info(
         "%s %s sends by %s, %d mails at once.", name, running_version(), destination(settings), settings.concurrency
@@ -113,6 +115,7 @@ async def _run(settings: Settings) -> None:
     await worker.run(stopping, settings.stop_timeout_seconds)
     await stopped
     await transport.close()
+    await sent_rows.close()
     await forget(client, name)
     await client.aclose()
     await waiting_client.aclose()
@@ -120,20 +123,16 @@ async def _run(settings: Settings) -> None:
     logger.info("Stopped.")
 
 
-def _jobs(settings: Settings, queue: BullQueue, delivery: Delivery, pause: Pause) -> Jobs | None:
-    if not settings.bullmq:
-        return None
-    defaults = replace(settings.job_defaults, name_placeholder=settings.name_placeholder)
-    work = BullJobs(
+def _bull_jobs(settings: Settings, delivery: Delivery, pause: Pause, sent_rows: SupabaseSentRows) -> BullJobs:
+    return BullJobs(
         delivery,
         settings.bullmq,
         pause,
-        SupabaseSentRows(settings),
-        defaults,
+        sent_rows,
+        replace(settings.job_defaults, name_placeholder=settings.name_placeholder),
         Keep(settings.bullmq_keep_completed),
         Keep(settings.bullmq_keep_failed),
     )
-    return Jobs(queue, work)
 
 
 async def _announce(stopping: asyncio.Event, settings: Settings) -> None:

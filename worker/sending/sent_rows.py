@@ -4,11 +4,15 @@ By plain HTTP, since a worker process never loads supabase; and only for jobs th
 
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from worker.base.coalesce import Coalescer
 from worker.base.settings import Settings
 from worker.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    import httpx
 
 REQUEST_TIMEOUT_SECONDS = 20.0
 #: UUIDs of this many recipients and campaigns keep a URL below 8 kB (database.py has the reason).
@@ -28,15 +32,29 @@ class SupabaseSentRows:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._client: httpx.AsyncClient | None = None
         self._questions: Coalescer[tuple[str, str], bool] = Coalescer(self._ask, alone_after=_AskAlone, at_most=AT_ONCE)
 
     async def __call__(self, campaign_id: str, subscriber_id: str) -> bool:
         """Whether the recipient's row says `sent`."""
         return await self._questions((campaign_id, subscriber_id))
 
-    async def _ask(self, recipients: list[tuple[str, str]]) -> list[bool]:
-        import ssl
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._client is not None:
+            await self._client.aclose()
 
+    def _http(self) -> "httpx.AsyncClient":
+        if self._client is None:
+            import ssl
+
+            import httpx
+
+            context = ssl.create_default_context()
+            self._client = httpx.AsyncClient(verify=context, timeout=REQUEST_TIMEOUT_SECONDS)
+        return self._client
+
+    async def _ask(self, recipients: list[tuple[str, str]]) -> list[bool]:
         import httpx
 
         names = self._settings
@@ -49,10 +67,7 @@ class SupabaseSentRows:
         )
         headers = {"apikey": names.supabase_key, "Authorization": f"Bearer {names.supabase_key}"}
         try:
-            async with httpx.AsyncClient(
-                verify=ssl.create_default_context(), timeout=REQUEST_TIMEOUT_SECONDS
-            ) as client:
-                answer = await client.get(url, headers=headers)
+            answer = await self._http().get(url, headers=headers)
             rows = answer.json()
             if isinstance(rows, dict) and str(rows.get("code", "")).startswith(_WRONG_VALUE):
                 if len(recipients) == 1:
