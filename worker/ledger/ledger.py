@@ -75,7 +75,8 @@ class QueuedJob:
 
     def returnvalue(self, reply: str) -> str:
         """As nodemailer's, which the app's own worker would have returned."""
-        return json.dumps({"messageId": self.message_id, "response": encodable(reply)}, ensure_ascii=False)
+        value = {"messageId": self.message_id, "response": encodable(reply)}
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     def end(self, reply: str) -> list[object]:
         """What lua/record.lua wants to know."""

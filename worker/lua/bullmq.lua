@@ -27,6 +27,7 @@ local PAST_ALL_MS = 10 * 365 * 86400000
 local TOKEN_PREFIX = 'mail-worker:'
 local ORPHAN_TOKEN = TOKEN_PREFIX .. 'orphan'
 local MAX_STALLED = 1
+local MAX_REASONS = 10
 -- Stands among the waiting messages' ids to wake an idle process; worker/base/keys.py has it too.
 local WAKE = '-'
 local STALLED_EVERY_MS = 30000
@@ -194,6 +195,17 @@ local function trim(set, keep)
   end
 end
 
+-- Says why a try failed, as the last of all such reasons.
+local function blame(job, reason)
+  local ok, reasons = pcall(cjson.decode, redis.call('HGET', job, 'stacktrace') or '[]')
+  reasons = ok and type(reasons) == 'table' and reasons or {}
+  reasons[#reasons + 1] = reason
+  while #reasons > MAX_REASONS do
+    table.remove(reasons, 1)
+  end
+  redis.call('HSET', job, 'failedReason', reason, 'stacktrace', cjson.encode(reasons))
+end
+
 -- Finishes a job that was released. state: completed | failed; value: returnvalue as JSON, or the reason.
 -- Returns whether it's kept.
 local function finish(id, state, value, keep)
@@ -212,13 +224,14 @@ local function finish(id, state, value, keep)
   local kept = keep[1] ~= 0
   if kept then
     redis.call('ZADD', QUEUE .. state, ms(NOW_MS), id)
-    redis.call('HSET', job, name, value, 'finishedOn', ms(NOW_MS))
-    redis.call('HDEL', job, 'mail:slow')
+    redis.call('HSET', job, 'finishedOn', ms(NOW_MS))
     if state == 'failed' then
-      redis.call('HSET', job, 'stacktrace', cjson.encode({ value }), 'mail:again', 1)
-      redis.call('HDEL', job, 'defa')
+      blame(job, value)
+      redis.call('HSET', job, 'mail:again', 1)
+      redis.call('HDEL', job, 'defa', 'mail:slow')
     else
-      redis.call('HDEL', job, 'mail:again')
+      redis.call('HSET', job, name, value)
+      redis.call('HDEL', job, 'mail:again', 'mail:slow')
     end
     trim(QUEUE .. state, keep)
   else

@@ -57,7 +57,7 @@ local actions = {
       redis.call('HINCRBY', job, 'ats', -1)
     end
     if reason ~= '' then
-      redis.call('HSET', job, 'failedReason', reason, 'stacktrace', cjson.encode({ reason }))
+      blame(job, reason)
     end
     redis.call('HSET', job, 'mail:slow', slow_downs)
     delay(id, NOW_MS + wait_ms, wait_ms)
