@@ -83,9 +83,10 @@ class App:
         return self._answer(number)
 
     def counts(self, *types: str) -> dict[str, int]:
-        """Jobs by state, as the app's own status page counts them."""
+        """Jobs by state, all or those that are asked for, as the app's own status page counts them."""
         answer: dict[str, int] = self.ask("counts", types=types)
-        return answer
+        # BullMQ 5 adds `paused` to `waiting`.
+        return {name: number for name, number in answer.items() if not types or name in types}
 
     def _answer(self, number: int) -> Any:
         try:

@@ -54,8 +54,14 @@ local function prepare_jobs()
   end
 end
 
+-- `paused` too: after BullMQ 6 has resumed what BullMQ 5 had paused, some may stay there.
+local function standing_jobs()
+  return redis.call('LLEN', QUEUE .. 'wait') + redis.call('ZCARD', QUEUE .. 'prioritized')
+    + redis.call('LLEN', QUEUE .. 'paused')
+end
+
 local function jobs_may_be_taken()
-  return free > 0 and redis.call('EXISTS', QUEUE .. 'wait', QUEUE .. 'prioritized') > 0 and #foreign < LOOK_AT_MOST
+  return free > 0 and #foreign < LOOK_AT_MOST and standing_jobs() > #foreign
 end
 
 local function moved_enough()
@@ -121,6 +127,10 @@ local function next_waiting()
   if id then
     return id
   end
+  id = redis.call('RPOP', QUEUE .. 'paused')
+  if id then
+    return id
+  end
   local first = redis.call('ZPOPMIN', QUEUE .. 'prioritized')
   if first[1] then
     return first[1], first[2]
@@ -133,7 +143,7 @@ local function worth_waking()
   if free == 0 then
     return false
   end
-  local standing = redis.call('LLEN', QUEUE .. 'wait') + redis.call('ZCARD', QUEUE .. 'prioritized')
+  local standing = standing_jobs()
   return redis.call('EXISTS', OWN .. 'orphans') == 1
     or (standing > 0 and tostring(standing) ~= redis.call('HGET', OWN .. 'state', 'left'))
 end
@@ -206,8 +216,7 @@ local function put_back_foreign()
     end
   end
   if #foreign > 0 then
-    local standing = redis.call('LLEN', QUEUE .. 'wait') + redis.call('ZCARD', QUEUE .. 'prioritized')
-    redis.call('HSET', OWN .. 'state', 'foreign', #foreign, 'left', standing)
+    redis.call('HSET', OWN .. 'state', 'foreign', #foreign, 'left', standing_jobs())
   elseif redis.call('HEXISTS', OWN .. 'state', 'foreign') == 1 then
     redis.call('HDEL', OWN .. 'state', 'foreign', 'left')
   end
