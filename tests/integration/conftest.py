@@ -1,19 +1,24 @@
 """The real services, and the worker's programs as processes of their own. `make integration` starts the services."""
 
+import itertools
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import psycopg
 import pytest
 import redis
 
 from demo.campaign import Campaign
+from testbed.app import App, Major
 from testbed.instance import Instance
 from testbed.services import Services
+from tests.integration.consumers import Consumer, MakeConsumer, was_here
 from tests.integration.programs import Programs
+from worker.base.redis_client import CountingRedis, connect_async
+from worker.base.settings import Secret
 
 INSTANCE = "test"
 PROGRAMS = pytest.StashKey[Programs]()
@@ -118,3 +123,31 @@ def programs(
     for secret in (services.redis_password, services.supabase_secret_key, services.smtp_password):
         assert secret not in printed
     assert "Traceback" not in printed
+
+
+@pytest.fixture(params=[5, 6])
+def major(request: pytest.FixtureRequest) -> Major:
+    """Of the npm package that the app uses."""
+    return cast("Major", request.param)
+
+
+@pytest.fixture
+def app(services: Services, queue: redis.Redis, major: Major) -> Iterator[App]:
+    """A web app with a BullMQ queue, on an empty Redis."""
+    was_here(queue)
+    with App(major, services.redis_url) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(services: Services) -> AsyncIterator[CountingRedis]:
+    client = connect_async(Secret(services.redis_url), 4)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def process(client: CountingRedis) -> MakeConsumer:
+    """Makes a worker process; each has a name of its own."""
+    numbers = itertools.count(1)
+    return lambda **options: Consumer(client, f"p{next(numbers)}", **options)

@@ -1,11 +1,13 @@
 """Worker processes without their programs: what they ask Redis, step by step, so that a test says when each step
 happens and who dies in between. The scripts and Redis are the real ones."""
 
+import json
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
+from testbed.app import App
 from worker.base import keys
 from worker.base.redis_client import CountingRedis
 from worker.ledger.ledger import Entry, LedgerOptions, QueuedJob, RedisLedger, Verdict
@@ -87,3 +89,23 @@ def was_here(queue: "redis.Redis", bullmq: str = BULLMQ) -> None:
     """As after the first day: nobody else's jobs are waiting."""
     mapping: Any = {"since": 1, "seen": int(time.time() * 1000)}
     queue.hset(f"{keys.bullmq_own(bullmq)}:state", mapping=mapping)
+
+
+class MakeConsumer(Protocol):
+    """The fixture `process`: makes a process; each has a name of its own."""
+
+    def __call__(self, **options: Any) -> Consumer: ...
+
+
+def job(number: int, campaign: object = 7, **more: Any) -> dict[str, Any]:
+    data = {"campaignId": campaign, "subscriberId": number, "email": f"r{number}@example.org", "html": "x", **more}
+    return {"name": f"email-{campaign}-r{number}@example.org", "data": data}
+
+
+def add(app: App, number: int, campaign: object = 7) -> None:
+    app.ask("addBulk", jobs=[job(one, campaign) for one in range(number)])
+
+
+def subscribers(jobs: list[BullJob]) -> list[tuple[object, int]]:
+    data = [json.loads(one.data) for one in jobs]
+    return [(one["campaignId"], one["subscriberId"]) for one in data]

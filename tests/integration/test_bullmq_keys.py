@@ -100,11 +100,6 @@ Side = Theirs | Ours
 Scenario = Callable[[Side], Awaitable[None]]
 
 
-@pytest.fixture(params=[5, 6])
-def major(request: pytest.FixtureRequest) -> Major:
-    return cast("Major", request.param)
-
-
 @pytest.fixture
 def theirs(services: Services, major: Major) -> Iterator[Theirs]:
     url = services.redis_url.removesuffix("/0") + "/1"

@@ -1,66 +1,20 @@
 """Which of BullMQ's jobs a process takes, and when: real queues of both majors, and our scripts step by step."""
 
 import asyncio
-import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import pytest
 import redis
 
-from testbed.app import App, Major
+from testbed.app import App
 from testbed.services import Services
-from tests.integration.consumers import BULLMQ, Consumer, was_here
+from tests.integration.consumers import BULLMQ, Consumer, MakeConsumer, add, job, subscribers, was_here
 from worker.base import keys
-from worker.base.redis_client import CountingRedis, connect_async
-from worker.base.settings import Secret
+from worker.base.redis_client import CountingRedis
 from worker.ledger.ledger import Verdict
 from worker.queue import bullmq
 from worker.queue.control import Control
-
-MakeConsumer = Callable[..., Consumer]
-
-
-@pytest.fixture(params=[5, 6])
-def major(request: pytest.FixtureRequest) -> Major:
-    return cast("Major", request.param)
-
-
-@pytest.fixture
-def app(services: Services, queue: redis.Redis, major: Major) -> Iterator[App]:
-    """The web app, on an empty Redis."""
-    was_here(queue)
-    with App(major, services.redis_url) as app:
-        yield app
-
-
-@pytest.fixture
-async def client(services: Services) -> AsyncIterator[CountingRedis]:
-    client = connect_async(Secret(services.redis_url), 4)
-    yield client
-    await client.aclose()
-
-
-@pytest.fixture
-def process(client: CountingRedis) -> MakeConsumer:
-    """Makes a process; each has a name of its own."""
-    numbers = itertools.count(1)
-    return lambda **options: Consumer(client, f"p{next(numbers)}", **options)
-
-
-def job(number: int, campaign: object = 7, **more: Any) -> dict[str, Any]:
-    data = {"campaignId": campaign, "subscriberId": number, "email": f"r{number}@example.org", "html": "x", **more}
-    return {"name": f"email-{campaign}-r{number}@example.org", "data": data}
-
-
-def add(app: App, number: int, campaign: object = 7) -> None:
-    app.ask("addBulk", jobs=[job(one, campaign) for one in range(number)])
-
-
-def subscribers(jobs: list[bullmq.BullJob]) -> list[tuple[object, int]]:
-    data = [json.loads(one.data) for one in jobs]
-    return [(one["campaignId"], one["subscriberId"]) for one in data]
 
 
 async def test_a_process_takes_as_many_as_it_wants_and_no_more(app: App, process: MakeConsumer) -> None:

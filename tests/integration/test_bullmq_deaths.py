@@ -1,0 +1,330 @@
+"""A process dies, or is cut off, at each step of a job's way; and somebody tries a job again by hand. Each mail is sent
+once, and what may have been sent twice is listed."""
+
+import json
+from typing import Any, cast
+
+import pytest
+import redis
+
+from testbed.app import App
+from tests.integration.consumers import BULLMQ, Consumer, MakeConsumer, add, die, entry_of
+from worker.base import keys
+from worker.ledger.ledger import Verdict
+from worker.ledger.uncertain import UncertainMails
+from worker.mail.outcomes import Failed, Retry, Sent, Uncertain
+from worker.queue import bullmq
+from worker.queue.bullmq import BullJob
+
+OWN = keys.bullmq_own(BULLMQ)
+
+
+def listed(queue: redis.Redis) -> list[str]:
+    return [mail.why for mail in UncertainMails(queue).all()]
+
+
+def lock(queue: redis.Redis, job: BullJob) -> str:
+    token: Any = queue.get(f"{BULLMQ}:{job.id}:lock")
+    return token.decode() if token else ""
+
+
+async def adopt(queue: redis.Redis, dead: Consumer, other: Consumer) -> list[BullJob]:
+    """Another process notices that one is dead, and takes over what it had."""
+    die(queue, dead)
+    await other.beat(dead_after_ms=1000)
+    return await other.take()
+
+
+async def test_the_answer_to_a_take_is_lost(app: App, process: MakeConsumer) -> None:
+    add(app, 5)
+    consumer = process()
+    known = (await consumer.take(2))[0]
+    await consumer.take(2)
+    await consumer.jobs.give_back_all_but({known.id})
+    assert app.counts("waiting", "active") == {"waiting": 4, "active": 1}
+    # They are the next ones again, and count as never started.
+    again = await consumer.take(5)
+    assert sorted(one.id for one in again) == ["2", "3", "4", "5"]
+    assert app.ask("job", id="2")["attemptsStarted"] == 1
+    assert not any(one.may_have_been_sent for one in again)
+
+
+async def test_a_process_dies_after_it_took_jobs(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 3)
+    one, other = process(), process()
+    await one.take(3)
+    taken = await adopt(queue, one, other)
+    assert app.counts("active", "waiting") == {"active": 3, "waiting": 0}
+    for job in taken:
+        assert await other.claim(job, job.id) is Verdict.CLAIMED
+        await other.send(job, job.id)
+    assert (app.counts("completed")["completed"], listed(queue)) == (3, [])
+
+
+async def test_a_process_dies_after_its_claim(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 1)
+    one, other = process(), process()
+    [job] = await one.take()
+    await one.claim(job)
+    [job] = await adopt(queue, one, other)
+    assert await other.claim(job) is Verdict.UNCERTAIN
+    await other.record(job, Sent("250 ok"))
+    assert app.counts("completed")["completed"] == 1
+    assert listed(queue) == ["its process died before the server's reply was recorded"]
+
+
+async def test_what_a_dead_process_claimed_never_goes_back_to_node(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1)
+    one, other = process(), process()
+    [job] = await one.take()
+    await one.claim(job)
+    [job] = await adopt(queue, one, other)
+    # The account is closed just now, so it goes back: but not to where a Node worker would take it.
+    mail = bullmq.back(job.id, entry_of(job))
+    await other.settle(mail)
+    assert app.counts("waiting", "active", "delayed") == {"waiting": 0, "active": 1, "delayed": 0}
+    assert app.ask("take", token="node") is None
+    [job] = await other.take()
+    assert await other.claim(job) is Verdict.UNCERTAIN
+
+
+async def test_with_hold_it_waits_for_an_operator(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 1)
+    one, other = process(hold_uncertain=True), process(hold_uncertain=True)
+    [job] = await one.take()
+    await one.claim(job)
+    [job] = await adopt(queue, one, other)
+    assert await other.claim(job) is Verdict.HELD
+    await other.settle(bullmq.hold(job.id, entry_of(job).name, "its process died"))
+    assert app.ask("job", id=job.id)["failedReason"] == "uncertain: its process died"
+    mails = UncertainMails(queue)
+    [mail] = mails.all()
+    assert mails.resend(mail)
+    [job] = await other.take()
+    assert await other.claim(job) is Verdict.CLAIMED
+    await other.record(job, Sent("250 ok"))
+    assert app.counts("completed", "failed") == {"completed": 1, "failed": 0}
+    assert queue.hlen(keys.HELD_MESSAGES) == 0
+
+
+async def test_a_held_one_that_arrived_is_completed(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 1)
+    consumer = process(hold_uncertain=True)
+    [job] = await consumer.take()
+    await consumer.claim(job)
+    await consumer.record(job, Uncertain("the connection was lost"))
+    await consumer.settle(bullmq.hold(job.id, entry_of(job).name, "the connection was lost"))
+    mails = UncertainMails(queue)
+    [mail] = mails.all()
+    mails.mark_sent(mail)
+    [job] = await consumer.take()
+    assert await consumer.claim(job) is Verdict.DONE
+    await consumer.settle(bullmq.already_done(entry_of(job)))
+    assert app.counts("completed", "failed") == {"completed": 1, "failed": 0}
+    assert listed(queue) == []
+
+
+async def test_a_held_one_that_its_app_cleared_can_not_be_sent_again(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1)
+    consumer = process(hold_uncertain=True)
+    [job] = await consumer.take()
+    await consumer.claim(job)
+    await consumer.record(job, Uncertain("lost"))
+    await consumer.settle(bullmq.hold(job.id, entry_of(job).name, "lost"))
+    app.ask("clean", type="failed")
+    mails = UncertainMails(queue)
+    [mail] = mails.all()
+    assert not mails.resend(mail)
+    assert len(list(mails.all())) == 1
+
+
+async def test_a_process_that_was_stopped_and_goes_on(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 1)
+    one, other = process(), process()
+    [job] = await one.take()
+    await one.claim(job)
+    [adopted] = await adopt(queue, one, other)
+    await other.claim(adopted)
+    # The first one wakes up with the server's reply: it was sent, and the job is the other's to finish.
+    await one.record(job, Sent("250 ok"))
+    assert app.counts("completed", "active") == {"completed": 0, "active": 1}
+    await other.record(adopted, Sent("250 ok"))
+    assert app.counts("completed", "active") == {"completed": 1, "active": 0}
+    await one.beat()
+    assert queue.hlen(f"{OWN}:taken:p1") == 0
+
+
+async def test_all_die_and_a_node_worker_goes_on(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 2)
+    one = process()
+    begun, not_begun = await one.take(2)
+    await one.claim(begun, begun.id)
+    die(queue, one)
+    # Our locks end, and Node's sweep takes the jobs back.
+    queue.delete(f"{BULLMQ}:{begun.id}:lock", f"{BULLMQ}:{not_begun.id}:lock")
+    for _ in range(2):
+        queue.delete(f"{BULLMQ}:stalled-check")
+        app.ask("sweep")
+    for _ in range(2):
+        assert app.ask("take", token="node") is not None
+        app.ask("complete", token="node", value="node")
+    # We come back: what had been claimed may have gone out twice.
+    other = process()
+    await other.beat(dead_after_ms=1000)
+    assert await other.take() == []
+    assert listed(queue) == ["its process died, and another worker took its job"]
+
+
+async def test_a_node_worker_dies_in_the_middle(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 2)
+    consumer = process()
+    job = app.ask("take", token="node")
+    queue.delete(f"{BULLMQ}:{job['id']}:lock")
+    for _ in range(2):
+        queue.delete(f"{BULLMQ}:stalled-check")
+        await consumer.beat()
+    taken = {one.id: one for one in await consumer.take()}
+    assert taken[job["id"]].may_have_been_sent
+    assert taken[job["id"]].ask_database
+    assert await consumer.claim(taken[job["id"]], "1") is Verdict.UNCERTAIN
+    other = taken["2" if job["id"] == "1" else "1"]
+    assert await consumer.claim(other, "2") is Verdict.CLAIMED
+    assert listed(queue) == ["another worker took it and never finished"]
+
+
+async def test_a_job_that_node_tried_and_that_failed_in_order_is_not_uncertain(app: App, process: MakeConsumer) -> None:
+    app.ask("add", name="x", data={"campaignId": 1}, opts={"attempts": 3, "backoff": 1})
+    app.ask("take", token="node")
+    app.ask("fail", token="node", message="busy")
+    app.ask("promote", id="1")
+    [job] = await process().take()
+    assert (job.attempts_made, job.may_have_been_sent) == (1, False)
+
+
+async def test_jobs_that_were_there_before_us_are_asked_for(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    queue.delete(f"{OWN}:state")
+    add(app, 1)
+    consumer = process()
+    [job] = await consumer.take()
+    assert job.ask_database
+    add(app, 1)
+    [job] = await consumer.take()
+    assert not job.ask_database
+    # After ten minutes without any of us, others may have been at work again.
+    add(app, 1)
+    now_s, _ = cast("Any", queue.time())
+    queue.hset(f"{OWN}:state", "seen", int(now_s) * 1000 - 601_000)
+    [job] = await consumer.take()
+    assert job.ask_database
+
+
+async def test_a_failed_mail_is_sent_again_by_hand(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 1)
+    consumer = process()
+    [job] = await consumer.take()
+    await consumer.claim(job)
+    await consumer.record(job, Failed("550 5.1.1 no such user"))
+    assert app.ask("job", id=job.id)["failedReason"] == "550 5.1.1 no such user"
+    app.ask("retry", id=job.id)
+    [job] = await consumer.take()
+    assert job.wanted_again
+    assert await consumer.claim(job) is Verdict.CLAIMED
+    await consumer.record(job, Sent("250 ok"))
+    assert app.counts("completed", "failed") == {"completed": 1, "failed": 0}
+    assert queue.hgetall(keys.counts("c")) == {b"failed": b"0", b"sent": b"1"}
+
+
+async def test_by_hand_and_refused_for_now_it_stays_wanted(app: App, process: MakeConsumer) -> None:
+    add(app, 1)
+    consumer = process()
+    [job] = await consumer.take()
+    await consumer.claim(job)
+    await consumer.record(job, Failed("550"))
+    app.ask("retry", id=job.id)
+    [job] = await consumer.take()
+    await consumer.claim(job)
+    await consumer.record(job, Retry("450"))
+    await consumer.settle(bullmq.delay(job.id, 1, spent=True, reason="450", slow_downs=0))
+    app.ask("promote", id=job.id) if app.counts("delayed")["delayed"] else None
+    [job] = await consumer.take()
+    assert await consumer.claim(job) is Verdict.CLAIMED
+
+
+async def test_a_sent_mail_is_never_sent_again_by_hand(app: App, process: MakeConsumer) -> None:
+    add(app, 1)
+    consumer = process()
+    [job] = await consumer.take()
+    await consumer.send(job)
+    app.ask("retry", id=job.id, state="completed")
+    [job] = await consumer.take()
+    assert await consumer.claim(job) is Verdict.DONE
+    await consumer.settle(bullmq.already_done(entry_of(job)))
+    assert app.counts("completed", "failed") == {"completed": 1, "failed": 0}
+
+
+async def test_two_jobs_of_one_recipient(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 2)
+    consumer = process()
+    first, second = await consumer.take()
+    await consumer.claim(first)
+    assert await consumer.claim(second) is Verdict.BUSY
+    await consumer.record(first, Failed("550 no"))
+    # The second one's end is the first one's result.
+    assert await consumer.claim(second) is Verdict.DONE
+    await consumer.settle(bullmq.already_done(entry_of(second)))
+    assert app.ask("job", id=second.id)["failedReason"] == "550 no"
+    # Tried again by hand, one is sent; then the other one is known to be sent.
+    app.ask("retry", id=second.id)
+    [second] = await consumer.take()
+    await consumer.send(second)
+    app.ask("retry", id=first.id)
+    [first] = await consumer.take()
+    assert await consumer.claim(first) is Verdict.DONE
+    await consumer.settle(bullmq.already_done(entry_of(first)))
+    assert app.counts("completed", "failed") == {"completed": 2, "failed": 0}
+    assert queue.hget(keys.counts("c"), "sent") == b"1"
+
+
+async def test_outside_a_campaign_ids_may_come_again(app: App, process: MakeConsumer) -> None:
+    add(app, 1)
+    consumer = process()
+    [job] = await consumer.take()
+    await consumer.send(job, campaign=None)
+    assert app.counts("completed")["completed"] == 1
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"null", b'"text"', b"[1]", b"{", b'{"campaignId": 1', b'{"html": "\\ud83d"}', b"\xff\xfe", b"7"]
+)
+async def test_whatever_its_data_is_a_job_is_taken_and_ended(
+    app: App, process: MakeConsumer, queue: redis.Redis, data: bytes
+) -> None:
+    add(app, 1)
+    queue.hset(f"{BULLMQ}:1", "data", data)
+    queue.hset(keys.CONTROL, "somebody", "paused:for the sake of it")
+    consumer = process()
+    [job] = await consumer.take()
+    assert job.data == data
+    await consumer.settle(bullmq.fail(job.id, "not a mail: it's rubbish", [-1, -1, 1000]))
+    assert app.counts("failed")["failed"] == 1
+    assert json.loads(queue.hget(f"{BULLMQ}:1", "stacktrace") or b"") == ["not a mail: it's rubbish"]
+
+
+async def test_locks_are_renewed_and_given_up(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 2)
+    consumer = process()
+    ours, lost = await consumer.take()
+    queue.pexpire(f"{BULLMQ}:{ours.id}:lock", 1000)
+    queue.set(f"{BULLMQ}:{lost.id}:lock", "somebody else's")
+    await consumer.beat()
+    assert queue.pttl(f"{BULLMQ}:{ours.id}:lock") > 250_000
+    assert lock(queue, lost) == "somebody else's"
+    assert queue.hkeys(f"{OWN}:taken:p1") == [ours.id.encode()]
+    await consumer.settle(bullmq.back(lost.id, None))
+    assert app.counts("active")["active"] == 2
