@@ -3,13 +3,14 @@
 .PHONY: first-half second-half help setup image demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
 
 PYTHON := .venv/bin/python
+# Molecule and ansible-lint look for Ansible there, and a user's PATH lacks iptables.
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 # The test bed's containers need root; the other verbs don't. What root leaves in the checkout, its user couldn't delete.
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI env PYTHONDONTWRITEBYTECODE=1)
+# sudo has a PATH of its own, which knows no Node in a user's home.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo --preserve-env=CI env PYTHONDONTWRITEBYTECODE=1 PATH="$(PATH)"')
 DEMO_HOST ?= debian13
 # The fourth, cluster, takes ten minutes more than a gate has.
 SCENARIOS ?= deploy default hardening
-# Molecule and ansible-lint look for Ansible there; sudo has a PATH of its own, and a user none with iptables.
-export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -80,7 +81,7 @@ e2e:
 	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/e2e
 
 molecule:
-	@for name in $(SCENARIOS); do $(SUDO) env PATH="$(PATH)" molecule test --scenario-name $$name || exit; done
+	@for name in $(SCENARIOS); do $(SUDO) molecule test --scenario-name $$name || exit; done
 
 test-down: ## Remove everything that the tests started
 	@for name in test chaos molecule hardening deploy cluster redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done

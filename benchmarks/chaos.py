@@ -95,9 +95,7 @@ class Chaos:
         # By the default, everysec, a Redis that is killed may forget what it has confirmed; a restart forgets nothing.
         campaign = Campaign.invent(plan.recipients)
         campaign.insert(setup.services.database_url)
-        jobs = setup.directory / "jobs.jsonl"
-        campaign.write_jobs(jobs)
-        setup.produce("ours", jobs)
+        self._queue(campaign)
         sink = start(
             [
                 sys.executable,
@@ -126,6 +124,11 @@ class Chaos:
         verdict.seconds = time.monotonic() - started
         return verdict
 
+    def _queue(self, campaign: Campaign) -> None:
+        jobs = self._setup.directory / "jobs.jsonl"
+        campaign.write_jobs(jobs)
+        self._setup.produce("ours", jobs)
+
     def _start(self, verb: str, name: str) -> Measured:
         log = self._setup.directory / f"{len(self._logs)}-{name}.log"
         self._logs.append(log)
@@ -137,6 +140,9 @@ class Chaos:
             MAIL_ON_UNCERTAIN="hold" if self._plan.hold else "resend",
             MAIL_PAUSE_ABOVE_PERCENT="100",
             WORKER_DEAD_AFTER_SECONDS=str(self._plan.dead_after_seconds),
+            BULLMQ_QUEUE="mail-queue",
+            BULLMQ_KEEP_COMPLETED="1000000",
+            BULLMQ_KEEP_FAILED="1000000",
         )
         process = start(mail_worker(verb), environment | as_on_a_host(self._setup.directory), log)
         self._setup.started.append(process)
@@ -158,9 +164,13 @@ class Chaos:
                 if elapsed >= next_kill and not self._nearly_done():
                     self._kill_one()
                     next_kill = elapsed + plan.kill_every * self._random.uniform(0.5, 1.5)
+                self._disturb(campaign)
                 if not events and self._done(campaign):
                     return
             time.sleep(0.2)
+
+    def _disturb(self, campaign: Campaign) -> None:
+        """What else happens now and then."""
 
     def _kill_one(self) -> None:
         number = self._random.randrange(len(self._workers))
@@ -197,7 +207,7 @@ class Chaos:
     def _addresses(self) -> dict[str, str]:
         with (self._setup.directory / "jobs.jsonl").open(encoding="utf-8") as stream:
             jobs = [json.loads(line) for line in stream]
-        return {job["subscriberId"]: _ascii(job["to"]["address"]) for job in jobs}
+        return {job["subscriberId"]: ascii_address(job.get("email") or job["to"]["address"]) for job in jobs}
 
     def _status(self, campaign: Campaign) -> str:
         with psycopg.connect(self._setup.services.database_url) as connection:
@@ -251,7 +261,7 @@ class Chaos:
         return listed
 
 
-def _ascii(address: str) -> str:
+def ascii_address(address: str) -> str:
     local, _, domain = address.partition("@")
     return f"{local}@{domain.encode('idna').decode()}"
 

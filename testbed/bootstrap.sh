@@ -30,7 +30,12 @@ packages_of() {
   case "$1" in
     python) echo git openssh-client ca-certificates python3 python3-venv ;;
     lint) echo shellcheck nftables kmod ;;
-    containers) echo podman podman-compose runc netavark iptables aardvark-dns mmdebstrap debian-archive-keyring zstd iproute2 ;;
+    containers)
+      echo podman podman-compose runc netavark iptables aardvark-dns mmdebstrap debian-archive-keyring zstd iproute2
+      # Many have a newer Node from elsewhere, with npm in it; Debian's would come beside it.
+      command -v node >/dev/null || echo nodejs
+      command -v npm >/dev/null || echo npm
+      ;;
     *) fail "there is no group '$1': use python, lint or containers." ;;
   esac
 }
@@ -64,7 +69,7 @@ install_packages() {
   local group names answer
   for group in python "$@"; do
     names=$(packages_of "$group")
-    read -ra more <<<"$names"
+    read -rd '' -a more <<<"$names" || true
     wanted+=("${more[@]}")
   done
   mapfile -t missing < <(missing_packages "${wanted[@]}")

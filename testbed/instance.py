@@ -109,10 +109,6 @@ class Instance:
         """Writes a file on a host; its content is on no command line."""
         podman("exec", "-i", self.container(host), "tee", path, input_text=text)
 
-    def copy_in(self, host: str, source: Path, target: str) -> None:
-        """Copies a file to a host."""
-        podman("cp", str(source), f"{self.container(host)}:{target}")
-
     def restart(self, host: str) -> None:
         """Restarts a host and waits for it: a container's reboot."""
         podman("restart", "--time", "30", self.container(host))

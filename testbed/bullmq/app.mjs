@@ -45,7 +45,8 @@ const plain = (job) =>
 
 async function listen() {
   if (listener) return
-  listener = new QueueEvents(queueName, { connection: connect(), prefix })
+  // From the beginning: what happens before its first read counts too.
+  listener = new QueueEvents(queueName, { connection: connect(), prefix, lastEventId: '0' })
   listener.on('error', () => {})
   const names = ['active', 'added', 'completed', 'delayed', 'drained', 'failed', 'removed', 'retries-exhausted']
   for (const event of [...names, 'stalled', 'waiting']) listener.on(event, (args) => seen.push([event, args]))

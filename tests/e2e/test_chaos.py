@@ -1,27 +1,42 @@
-"""The long run of benchmarks/chaos.py in a short form: a campaign while everything breaks at once."""
+"""The long runs of benchmarks/chaos.py and bullmq_chaos.py in a short form: a campaign while everything breaks."""
+
+from dataclasses import replace
 
 import pytest
 
+from benchmarks import bullmq_chaos
 from benchmarks.bench import bench
 from benchmarks.chaos import Chaos, Plan
+from testbed.app import Major
+
+PLAN = Plan(
+    recipients=200,
+    processes=3,
+    rate="20/s,150/m",
+    hold=False,
+    kill_every=3.0,
+    redis_restart_after=5.0,
+    database_away=(8.0, 16.0),
+    dead_after_seconds=6,
+    patience=400.0,
+)
 
 
 @pytest.mark.parametrize("hold", [False, True], ids=["resend", "hold"])
 def test_every_recipient_is_accounted_for(hold: bool) -> None:
-    plan = Plan(
-        recipients=200,
-        processes=3,
-        rate="20/s,150/m",
-        hold=hold,
-        kill_every=3.0,
-        redis_restart_after=5.0,
-        database_away=(8.0, 16.0),
-        dead_after_seconds=6,
-        patience=400.0,
-    )
+    plan = replace(PLAN, hold=hold)
     with bench("chaos") as setup:
         verdict = Chaos(setup, plan).run()
     assert verdict.good, verdict
     assert verdict.kills >= 3
     # With `hold` nothing is sent twice but what the operator, here the test, has decided wrongly: nothing at all.
     assert verdict.doubles == 0 or not hold, verdict
+
+
+@pytest.mark.parametrize(("major", "node_workers"), [(5, 2), (6, 0)])
+def test_every_job_of_the_apps_is_accounted_for(major: Major, node_workers: int) -> None:
+    plan = replace(PLAN, rate="20/s" if node_workers == 0 else "100000/s", recipients=1000 if node_workers else 200)
+    with bench("chaos") as setup:
+        verdict, good = bullmq_chaos.run(setup, plan, major, node_workers)
+    assert good, verdict
+    assert verdict.kills >= (1 if node_workers else 2)
