@@ -168,7 +168,8 @@ def test_what_is_not_a_mail_fails_with_a_sentence(
     queue.zadd(f"{BULLMQ}:delayed", {"1": 0})  # The app itself couldn't read it.
     programs.start("run")
     wait_until(lambda: app.counts("failed", "completed") == {"failed": 1, "completed": 1})
-    assert app.ask("jobs", types=["failed"])[0]["failedReason"].startswith(words)
+    reason: Any = queue.hget(f"{BULLMQ}:1", "failedReason")  # The npm package can't read all of these.
+    assert reason.decode().startswith(words)
 
 
 def test_a_campaigns_job_that_can_not_be_a_mail_fails_its_recipient(

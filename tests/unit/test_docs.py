@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from worker.mail.jobs import parse_job
+from worker.mail.addresses import Address
+from worker.mail.jobs import Defaults, parse_job
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -67,3 +68,10 @@ def test_the_example_of_a_job_is_one() -> None:
     page = (CHECKOUT / "docs/operate.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
     assert parse_job(json.loads(example)).to.name == "Ann"
+
+
+def test_the_example_of_an_apps_job_is_one() -> None:
+    page = (CHECKOUT / "docs/migrate-from-bullmq.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
+    job = parse_job(json.loads(example), Defaults(sender=Address("", "news@example.com"), name_placeholder=True))
+    assert (job.to.email, job.html) == ("ann@example.org", "<p>Hello Ann</p>")
