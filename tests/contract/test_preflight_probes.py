@@ -15,6 +15,7 @@ from aiosmtpd.smtp import SMTP
 from preflight import network, smtp
 from preflight.http import HttpAnswer, parse_url, probe_http, table_path
 from preflight.network import Addresses, Trust, make_trust
+from preflight.redis import QueueAnswer, RedisUrl, probe_redis
 from preflight.services import Questions, ask
 from preflight.smtp import SmtpAnswer, probe_smtp
 from testbed.certificates import write_certificates
@@ -219,6 +220,55 @@ async def test_a_key_is_only_sent_to_whom_is_trusted(api: HttpServer, trust: Tru
     unchecked.verify_mode = ssl.CERT_NONE
     assert (await get(api, Trust(unchecked, complete=False))).kind == "ok"
     assert api.requests == []
+
+
+META = "HMGET bull:mail-queue:meta version paused opts.maxLenEvents"
+SIZES = {
+    "LLEN bull:mail-queue:wait": ":7",
+    "LLEN bull:mail-queue:paused": ":20",
+    "ZCARD bull:mail-queue:prioritized": ":100",
+    "ZCARD bull:mail-queue:completed": ":6000",
+}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({META: "*3\r\n$-1\r\n$-1\r\n$-1"}, QueueAnswer("")),
+        (
+            {META: "*3\r\n$13\r\nbullmq:5.81.5\r\n$1\r\n1\r\n$5\r\n10000", **SIZES},
+            QueueAnswer("bullmq:5.81.5", paused=True, waiting=127, completed=6000),
+        ),
+        (
+            {META: "*3\r\n$-1\r\n$-1\r\n$5\r\n10000", **SIZES},
+            QueueAnswer("bullmq", waiting=127, completed=6000),
+        ),
+        # A user who may not, and what isn't a queue at all.
+        ({META: "-NOPERM no permissions"}, QueueAnswer("", refused=True)),
+        ({META: "-WRONGTYPE not a hash"}, None),
+    ],
+)
+async def test_bullmqs_queue(trust: Trust, answers: dict[str, str], expected: QueueAnswer | None) -> None:
+    """A Redis that says what a test wants; tests/integration asks a real one."""
+    asked: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readline():
+            words = []
+            for _ in range(int(head[1:])):
+                size = int((await reader.readline())[1:])
+                words.append((await reader.readexactly(size + 2))[:-2].decode())
+            asked.append(" ".join(words))
+            usual = {"PING": "+PONG", "INFO": "$15\r\naof_enabled:1\r\n"}
+            writer.write({**usual, **answers}.get(asked[-1], "-ERR unknown").encode() + b"\r\n")
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = RedisUrl(False, "127.0.0.1", server.sockets[0].getsockname()[1], "", "", 0)
+    answer = await asyncio.to_thread(probe_redis, url, LOOPBACK, trust, SECONDS, "bull:mail-queue")
+    server.close()
+    assert (answer.kind, answer.queue) == ("ok", expected)
+    # Each may be billed.
+    assert asked == ["PING", "INFO", *answers]
 
 
 def test_an_authority_that_is_none() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import redis
@@ -18,17 +18,22 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
+from preflight.network import Addresses, make_trust
+from preflight.redis import RedisUrl, parse_redis_url, probe_redis
+from testbed.app import App, AppError
 from testbed.instance import Instance
 from testbed.paths import CHECKOUT
 from testbed.services import Services
+from tests.integration.consumers import BULLMQ, Consumer, add, job, was_here
 from tests.integration.playbooks import EMPTY, run_playbook
 from tests.integration.test_dramatiq import Fleet
 from worker.base import keys
 from worker.base.redis_client import connect, connect_async
 from worker.base.settings import Secret, Settings
 from worker.ledger.ledger import Entry, LedgerOptions, RedisLedger, Verdict
-from worker.mail.outcomes import Sent
-from worker.operating.checks import check_redis
+from worker.mail.outcomes import Failed, Sent
+from worker.operating.checks import check_bullmq, check_redis
+from worker.queue import bullmq
 from worker.queue.producer import enqueue
 
 HOST = "mail1"
@@ -115,6 +120,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 def trust(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a host trusts it by base_ca_certificates."""
     monkeypatch.setenv("SSL_CERT_FILE", str(broker.ca_file))
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(broker.ca_file))
 
 
 @pytest.fixture
@@ -238,7 +244,7 @@ FORBIDDEN = (
     "CONFIG GET *",
     "ACL LIST",
     "SHUTDOWN",
-    "CLIENT LIST",
+    "CLIENT KILL TYPE normal",
     "REPLICAOF NO ONE",
     "SCRIPT FLUSH",
     "MODULE LIST",
@@ -261,12 +267,87 @@ def test_the_app_sees_its_queue_alone(app: "redis.Redis") -> None:
             app.execute_command(*command.split())  # type: ignore[no-untyped-call]
     with pytest.raises(redis.ResponseError, match="permission"):
         app.eval("return redis.call('HGETALL', 'mail:ledger:c')", 0)
-    # What BullMQ does when it adds a job.
-    assert app.eval("return redis.call('INCR', KEYS[1])", 1, "bull:mail:id") == 1
-    app.hset("bull:mail:1", mapping={"name": "send"})
-    app.zadd("bull:mail:prioritized", {"1": 1})
-    app.xadd("bull:mail:events", {"event": "added"})
     app.info("server")
+
+
+async def test_the_app_and_the_workers_share_bullmqs_queue(
+    broker: Broker, worker: "redis.Redis", major: Literal[5, 6]
+) -> None:
+    was_here(worker)
+    name = bullmq.worker_client_name(BULLMQ, "p")
+    client = connect_async(broker.url("worker"), 2, shown_as=name)
+    process = Consumer(client, "p")
+    with App(major, broker.url("app")) as app:
+        # When a process takes, sends, fails, puts off and gives back,
+        add(app, 4)
+        sent, failed, late, returned = await process.take()
+        campaign = f"c{major}"
+        await process.send(sent, "0", campaign)
+        assert await process.claim(failed, "1", campaign) is Verdict.CLAIMED
+        await process.record(failed, Failed("550 no"), "1", campaign)
+        await process.settle(bullmq.delay(late.id, 60_000, spent=True, reason="busy", slow_downs=0))
+        await process.settle(bullmq.back(returned.id, None))
+        await process.beat(idle=True)
+        # then the app sees it, and who did it;
+        counts = app.ask("counts", types=["completed", "failed", "delayed", "waiting"])
+        assert [counts[state] for state in ("completed", "failed", "delayed", "waiting")] == [1, 1, 1, 1]
+        assert name in {one["rawname"] for one in app.ask("workers")}
+        assert await process.jobs.listen() is not None
+        # and an operator sees the app's workers.
+        app.ask("worker")
+        found = check_bullmq(cast(Settings, SimpleNamespace(redis_url=broker.url("worker"), bullmq=BULLMQ)))
+        assert found.startswith(f"{BULLMQ} of bullmq:{major}.")
+        assert "other workers are on it" in found
+        app.ask("workerClose")
+        looked = probe_redis(
+            cast(RedisUrl, parse_redis_url(broker.url("worker"))),
+            Addresses([broker.address], []),
+            make_trust([broker.ca_file.read_text(encoding="ascii")]),
+            5.0,
+            BULLMQ,
+        ).queue
+        assert looked is not None
+        assert looked.version.startswith(f"bullmq:{major}.")
+        app.ask("obliterate", force=True)
+    await client.aclose()
+
+
+def test_bullmq_does_all_that_an_app_wants(broker: Broker, major: Literal[5, 6]) -> None:
+    with App(major, broker.url("app")) as app:
+        app.ask("listen")
+        app.ask("pause")
+        app.ask("add", name="high", data={}, opts={"priority": 1, "deduplication": {"id": "d"}})
+        child = {**job(1), "queueName": "mail-queue"}
+        app.ask("addFlow", tree={"name": "parent", "queueName": "mail-queue", "data": {}, "children": [child]})
+        app.ask("upsertJobScheduler", id="nightly", repeat={"every": 100}, template={"name": "report", "data": {}})
+        app.ask("setGlobalRateLimit", max=100, duration=1000)
+        app.ask("resume")
+        app.ask("worker")
+        late = app.ask("add", name="late", data={}, opts={"delay": 10, "attempts": 2})
+        app.ask("waitUntilFinished", id=late, timeoutMs=20_000)
+        app.ask("workerClose")
+        app.ask("removeJobScheduler", id="nightly")
+        app.ask("worker", result="fail")
+        lost = app.ask("add", name="lost", data={})
+        with pytest.raises(AppError, match="refused"):
+            app.ask("waitUntilFinished", id=lost, timeoutMs=20_000)
+        app.ask("workerClose")
+        app.ask("retry", id=lost)
+        app.ask("remove", id=lost)
+        for done in ("completed", "failed"):
+            app.ask("clean", type=done, grace=0, limit=1000)
+        app.ask("drain", delayed=True)
+        app.ask("obliterate", force=True)
+        assert set(app.ask("counts", types=[]).values()) == {0}
+
+
+async def test_a_worker_without_bullmqs_queue_may_work(broker: Broker) -> None:
+    client = connect_async(broker.url("worker"), 2)
+    process = Consumer(client, "without", bullmq="")
+    assert (await process.fetch()).jobs == []
+    await process.beat(idle=True)
+    await process.messages.leave()
+    await client.aclose()
 
 
 def test_no_password_is_on_the_host(broker: Broker) -> None:

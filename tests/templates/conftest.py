@@ -22,6 +22,13 @@ GOOD = {
     "worker_smtp_user": "news@example.org",
     "worker_smtp_password": "#hash $HOME ${HOME} `id` %(x)s 'q' \"q\" \\n ü",
     "worker_mail_from": "Zoë 'Z' <news@example.org>",
+    "worker_reply_to": "O'Hara <answers@example.org>",
+    "worker_headers": {
+        "X-Priority": 3,
+        "X-Hard": "#hash ${HOME} 'q' \"q\" \\n {x} ü",
+        "List-Unsubscribe": "<mailto:u@x.org>",
+    },
+    "worker_bullmq_prefix": "{bull}",
     "worker_ram_mb": 1900,
 }
 

@@ -14,6 +14,7 @@ BROKER = {
     "ansible_facts": {"virtualization_type": "kvm"},
     "firewall_in_sources": {6379: ["10.0.0.5", "10.1.0.0/16", "2001:db8::/32"], 6380: ["0.0.0.0/0", "::/0"]},
     "redis_local_hash": {"stdout": "0" * 64 + "  -"},
+    "redis_bullmq_prefixes": ["bull", "{app}"],
     "redis_ram_mb": 960,
 }
 
@@ -52,12 +53,15 @@ def test_users_have_what_they_need_and_no_more(broker: Path) -> None:
         "~dramatiq",
         "~dramatiq:*",
         "~bull:*",
+        "~{app}:*",
     ]
     assert not any(rule.startswith("~mail") for rule in users["app"])
+    assert [rule for rule in users["app"] if rule.endswith(":*")] == ["~bull:*", "~{app}:*"]
     for name in ("worker", "app"):
         rules = users[name]
         # What comes later wins.
-        assert set(rules[rules.index("-@dangerous") + 1 :]) <= {"+info", "+keys", "-scan", "-randomkey", "-dbsize"}
+        after = set(rules[rules.index("-@dangerous") + 1 :])
+        assert after <= {"+info", "+client|list", "+keys", "-scan", "-randomkey", "-dbsize"}
         assert "+@all" not in rules
     assert "+keys" not in users["app"]
     assert not any(rule.startswith("+@write") for rule in users["backup"])
@@ -66,6 +70,24 @@ def test_users_have_what_they_need_and_no_more(broker: Path) -> None:
 def test_a_user_without_password_isnt_there(tmp_path: Path) -> None:
     users = _users(_render(tmp_path, redis_admin_password="", redis_backup_password="") / "users.acl")
     assert set(users) == {"default", "local", "worker", "app"}
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "expected"),
+    [
+        (
+            ["bull", "my app"],
+            "redis_bullmq_prefixes is bull, my app for localhost, but must be names without spaces and",
+        ),
+        (["*"], "redis_bullmq_prefixes is * for localhost, but must be names without spaces and any of * ? [ ] \\:"),
+        (["mail"], "redis_bullmq_prefixes is mail for localhost, by which the app might use the workers' own keys:"),
+        (["mail:news", "{app}"], ""),
+    ],
+)
+def test_prefixes_open_nothing_else(prefixes: list[str], expected: str, tmp_path: Path) -> None:
+    done = play(HERE / "broker_variables.yml", {**BROKER, "redis_bullmq_prefixes": prefixes}, tmp_path)
+    assert (done.returncode == 0) == (not expected), done.stdout
+    assert expected in " ".join(done.stdout.split()).replace("''", "'")
 
 
 def test_tls_is_the_only_way_in_and_nothing_is_evicted(broker: Path) -> None:

@@ -2,11 +2,12 @@
 
 import configparser
 from pathlib import Path
+from typing import cast
 
 import pytest
 from supervisor.options import ServerOptions
 
-from tests.templates.conftest import GOOD, expect_nft_takes, expect_systemd_takes
+from tests.templates.conftest import GOOD, HERE, expect_nft_takes, expect_systemd_takes, play
 from worker.base.settings import ENV_FILE_VARIABLE, load_settings
 
 
@@ -91,5 +92,28 @@ def test_the_environment_comes_out_as_it_went_in(rendered: Path) -> None:
     assert settings.smtp_password == GOOD["worker_smtp_password"]
     assert settings.mail_from is not None
     assert settings.mail_from.name == "Zoë 'Z'"
+    assert settings.job_defaults.reply_to is not None
+    assert settings.job_defaults.reply_to.name == "O'Hara"
+    # YAML's numbers are texts there.
+    assert settings.job_defaults.headers == {**cast(dict[str, str], GOOD["worker_headers"]), "X-Priority": "3"}
+    assert (settings.bullmq, settings.name_placeholder) == ("{bull}:mail-queue", True)
+    assert (settings.bullmq_keep_completed, settings.bullmq_keep_failed) == (1000, 5000)
     assert settings.concurrency == 5
     assert settings.smtp_implicit_tls
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_an_empty_queue_switches_bullmq_off(empty: str | None, tmp_path: Path) -> None:
+    variables: dict[str, object] = {
+        "worker_bullmq_queue": empty,
+        "worker_name_placeholder": False,
+        "worker_headers": {},
+    }
+    done = play(HERE / "container.yml", {**GOOD, **variables, "render_to": str(tmp_path)}, tmp_path)
+    assert done.returncode == 0, done.stdout
+    # What supervisord's programs read, and what the containers do.
+    for name in ("worker.env", "container.env"):
+        settings = load_settings({ENV_FILE_VARIABLE: str(tmp_path / name)})
+        assert settings.bullmq == ""
+        assert not settings.name_placeholder
+        assert settings.job_defaults.headers == {}

@@ -34,6 +34,26 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         "worker_mail_rate is 10 a second for localhost, but must look like 10/s,500/h,5000/d: correct it in"
         " the inventory.",
     ),
+    "queue": (
+        {"worker_bullmq_queue": "bull:mail"},
+        "worker_bullmq_queue is bull:mail for localhost, but must be a name without spaces and colons, as in the app's"
+        " new Queue('mail-queue'): correct it in the inventory, or leave it empty where the app has no BullMQ.",
+    ),
+    "queue and prefix with spaces": (
+        {"worker_bullmq_queue": "mail queue", "worker_bullmq_prefix": "my app"},
+        "leave it empty where the app has no BullMQ. worker_bullmq_prefix is my app for localhost, but must be without"
+        " spaces, as in the app's options of BullMQ: correct it in the inventory.",
+    ),
+    "kept jobs": (
+        {"worker_bullmq_keep_failed": 0},
+        "worker_bullmq_keep_failed is 0 for localhost, but must be a whole number from 1 to 1000000: correct it in the"
+        " inventory.",
+    ),
+    "headers": (
+        {"worker_headers": {"X-Priority": None}},
+        'worker_headers for localhost must hold header fields with one line of text each, such as { X-Priority: "3" }:'
+        " correct it in the inventory.",
+    ),
     "runtime": (
         {"worker_runtime": "docker"},
         "worker_runtime is docker for localhost, but must be supervisor or container: correct it in the inventory.",

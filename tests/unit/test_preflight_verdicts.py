@@ -5,7 +5,7 @@ import pytest
 from preflight import verdicts
 from preflight.http import HttpAnswer
 from preflight.network import Addresses, ProbeError
-from preflight.redis import RedisAnswer, RedisUrl
+from preflight.redis import QueueAnswer, RedisAnswer, RedisUrl
 from preflight.smtp import SmtpAnswer
 
 OK = SmtpAnswer("ok")
@@ -260,6 +260,69 @@ def test_redis_without_tls_where_it_is_wanted() -> None:
 def test_redis_url_that_is_none() -> None:
     [verdict] = verdicts.redis_verdict("mail1", None, RedisAnswer("silent"), 5.0)
     assert verdict.sentence == "worker_redis_url must look like rediss://default:PASSWORD@HOST:6379: correct it."
+
+
+QUEUE: dict[str, tuple[QueueAnswer | None, list[tuple[str, str]]]] = {
+    "Redis won't tell": (None, []),
+    "none": (
+        QueueAnswer(""),
+        [
+            (
+                "ok",
+                "redis.example:6379 has no BullMQ queue bull:mail-queue yet: if the app's has another name, set"
+                " worker_bullmq_queue or worker_bullmq_prefix.",
+            )
+        ],
+    ),
+    "not for this user": (
+        QueueAnswer("", refused=True),
+        [
+            (
+                "failure",
+                "Redis at redis.example:6379 refuses the keys of the BullMQ queue bull:mail-queue to its user: correct"
+                " worker_bullmq_prefix, or let the user have them (playbooks/redis.yml does, on a broker of yours).",
+            )
+        ],
+    ),
+    "empty": (
+        QueueAnswer("bullmq:6.7.0", completed=5000),
+        [("ok", "redis.example:6379 has the BullMQ queue bull:mail-queue of bullmq:6.7.0, 0 jobs wait.")],
+    ),
+    "jobs wait": (
+        QueueAnswer("bullmq:5.81.5", waiting=12_000),
+        [
+            (
+                "ok",
+                "redis.example:6379 has the BullMQ queue bull:mail-queue of bullmq:5.81.5, 12,000 jobs wait, which the"
+                " workers send as soon as they run.",
+            )
+        ],
+    ),
+    "paused, and nobody removes jobs": (
+        QueueAnswer("bullmq:5.81.5", paused=True, waiting=3, completed=250_000),
+        [
+            ("ok", "redis.example:6379 has the BullMQ queue bull:mail-queue of bullmq:5.81.5, 3 jobs wait."),
+            (
+                "warning",
+                "The BullMQ queue bull:mail-queue is paused: nothing leaves it until the app's queue.resume().",
+            ),
+            (
+                "warning",
+                "The BullMQ queue bull:mail-queue keeps 250,000 completed jobs, mails and all, in Redis's memory: bound"
+                " them by removeOnComplete in the app, such as { count: 1000 }; where it says nothing, the workers go"
+                " by worker_bullmq_keep_completed.",
+            ),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", QUEUE)
+def test_bullmqs_queue(name: str) -> None:
+    answer, expected = QUEUE[name]
+    found = verdicts.queue_verdict("redis.example:6379", "bull:mail-queue", answer)
+    assert [(verdict.level, verdict.sentence) for verdict in found] == expected
+    assert {verdict.about for verdict in found} <= {"bullmq"}
 
 
 SUPABASE: dict[str, tuple[HttpAnswer, str]] = {

@@ -155,6 +155,7 @@ def test_the_queue_of_the_web_app() -> None:
     assert load_settings(GOOD).bullmq == "bull:mail-queue"
     assert load_settings({**GOOD, "BULLMQ_QUEUE": "news", "BULLMQ_PREFIX": "{app:1}"}).bullmq == "{app:1}:news"
     assert load_settings({**GOOD, "BULLMQ_QUEUE": " "}).bullmq == ""
+    assert "that's what the worker's own keys begin with" in mistakes_of(BULLMQ_PREFIX="mail")[0]
     assert "BULLMQ_QUEUE is 'a:b', but must be a name without spaces or colons" in mistakes_of(BULLMQ_QUEUE="a:b")[0]
 
 

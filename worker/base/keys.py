@@ -61,8 +61,14 @@ QUEUE_KEYS = (
 
 
 def bullmq_own(bullmq: str) -> str:
-    """What our keys about a BullMQ queue (`PREFIX:QUEUE`) begin with; see lua/bullmq.lua. Empty without one."""
-    return f"mail:bullmq:{bullmq}" if bullmq else ""
+    """What our keys about a BullMQ queue (`PREFIX:QUEUE`) begin with; see lua/bullmq.lua."""
+    return f"mail:bullmq:{bullmq}"
+
+
+def bullmq_keys(bullmq: str) -> list[str]:
+    """How a script is told of a BullMQ queue. Without one (empty) both are the same: a Redis user whose rights name
+    keys may not pass an empty one."""
+    return [bullmq or bullmq_own(""), bullmq_own(bullmq)]
 
 
 def acks(process: str) -> str:

@@ -22,6 +22,7 @@ ENV_FILE_VARIABLE = "MAIL_WORKER_ENV_FILE"
 DEFAULT_ENV_FILE = Path("/etc/mail-worker/worker.env")
 
 IMPLICIT_TLS_PORT = 465
+_OWN_PREFIXES = ("mail", "dramatiq")
 
 SmtpAuth = Literal["auto", "plain", "login", "xoauth2"]
 TRANSPORTS = ("smtp", "resend", "sendgrid", "mailgun")
@@ -310,6 +311,8 @@ class _Reader:
         value = self.text(name, default=default)
         if re.search(r"\s", value) or (":" in value and not colon):
             self._mistake(f"{name} is {value!r}, but must be a name without spaces or colons", name)
+        elif colon and value in _OWN_PREFIXES:
+            self._mistake(f"{name} is {value!r}, but that's what the worker's own keys begin with", name)
         return value
 
     def host(self, name: str) -> str:

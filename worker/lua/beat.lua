@@ -5,7 +5,7 @@
 -- KEYS[14]  mail:account:NAME:connections HASH process -> open connections
 -- KEYS[15]  mail:commands                HASH month -> Redis commands that were sent
 -- KEYS[16]  mail:woken                   LIST of ids that woke idle processes
--- KEYS[17]  PREFIX:QUEUE                 what BullMQ's keys begin with (see bullmq.lua); empty: there's no such queue
+-- KEYS[17]  PREFIX:QUEUE                 what BullMQ's keys begin with (see bullmq.lua)
 -- KEYS[18]  mail:bullmq:PREFIX:QUEUE     what our keys about it begin with
 -- KEYS[19]  mail:uncertain               HASH mail -> [ms, why, held | resent]
 -- ARGV[1]   process   ARGV[2]  its name   ARGV[3]  its line for mail:processes

@@ -33,9 +33,9 @@ local WAKE = '-'
 local STALLED_EVERY_MS = 30000
 local max_events = nil
 
--- Says which queue it is; false if there's none.
+-- Says which queue it is; false if there's none (worker/base/keys.py says how that is told).
 local function open(queue, own)
-  if queue == '' then
+  if queue == '' or queue == own then
     return false
   end
   QUEUE, OWN = queue .. ':', own .. ':'

@@ -1,7 +1,7 @@
 -- What an operator does with a campaign, or the worker with one that goes wrong.
 --
 -- KEYS[12]  mail:campaigns   SET of campaigns that aren't known to be complete
--- KEYS[13]  PREFIX:QUEUE     what BullMQ's keys begin with (see bullmq.lua); empty: there's no such queue
+-- KEYS[13]  PREFIX:QUEUE     what BullMQ's keys begin with (see bullmq.lua)
 -- KEYS[14]  mail:bullmq:PREFIX:QUEUE   what our keys about it begin with
 -- ARGV[1]   pause | resume | cancel | priority | unpark   ARGV[2]  campaign
 -- ARGV[3]   the reason to pause or cancel; the priority: high | normal | low

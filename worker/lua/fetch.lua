@@ -4,7 +4,7 @@
 --
 -- KEYS[12]  dramatiq:__acks__.PROCESS.mail  SET of ids that the process has fetched and not settled yet
 -- KEYS[13]  mail:woken                      LIST of ids that woke idle processes
--- KEYS[14]  PREFIX:QUEUE                    what BullMQ's keys begin with (see bullmq.lua); empty: there's no such queue
+-- KEYS[14]  PREFIX:QUEUE                    what BullMQ's keys begin with (see bullmq.lua)
 -- KEYS[15]  mail:bullmq:PREFIX:QUEUE        what our keys about it begin with
 -- ARGV[1]   process   ARGV[2]  messages and jobs wanted   ARGV[3]  bytes after which no further one is taken
 -- ARGV[4]   ids to sort into lanes at the most   ARGV[5]  jobs wanted at the most   ARGV[6]  the process's name

@@ -131,7 +131,7 @@ class BullQueue:
         self._bullmq = bullmq
         self._process = process
         self._script = client.register_script(script("states", "bullmq", "jobs"))
-        self._keys = [bullmq, keys.bullmq_own(bullmq), keys.HELD_MESSAGES, keys.WAITING, keys.HEARTBEATS]
+        self._keys = [*keys.bullmq_keys(bullmq), keys.HELD_MESSAGES, keys.WAITING, keys.HEARTBEATS]
         self._settlements: Coalescer[JobSettlement, None] = Coalescer(
             self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
         )

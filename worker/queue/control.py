@@ -22,7 +22,7 @@ Resumed = Literal["paused", "cancelled"]
 
 
 def _keys(bullmq: str) -> list[str]:
-    return [*keys.QUEUE_KEYS, keys.OPEN_CAMPAIGNS, bullmq, keys.bullmq_own(bullmq)]
+    return [*keys.QUEUE_KEYS, keys.OPEN_CAMPAIGNS, *keys.bullmq_keys(bullmq)]
 
 
 logger = logging.getLogger(__name__)

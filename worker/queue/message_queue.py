@@ -85,7 +85,7 @@ class MessageQueue:
         self._process = process
         self._name = name
         self._listening_ms = int(listening_seconds * 1000)
-        self._job_keys = [bullmq, keys.bullmq_own(bullmq)]
+        self._job_keys = keys.bullmq_keys(bullmq)
         self._reported_commands = 0
         self._acks = keys.acks(process)
         self._beat_keys = [

@@ -39,6 +39,10 @@ options:
     description: Redis with user and password; empty to leave it out.
     type: str
     default: ""
+  bullmq:
+    description: The app's BullMQ queue in it, C(PREFIX:QUEUE); empty to leave it out.
+    type: str
+    default: ""
   supabase_url:
     description: The Supabase project; empty to leave it out.
     type: str
@@ -98,6 +102,7 @@ def main() -> None:
             "transport": {"type": "str", "default": "smtp"},
             "http_providers": {"type": "dict", "default": {}},
             "redis_url": {"type": "str", "default": "", "no_log": True},
+            "bullmq": {"type": "str", "default": ""},
             "supabase_url": {"type": "str", "default": ""},
             "supabase_key": {"type": "str", "default": "", "no_log": True},
             "supabase_tables": {"type": "list", "elements": "dict", "default": []},

@@ -31,6 +31,17 @@ class RedisUrl(NamedTuple):
         return f"RedisUrl({self.shown})"
 
 
+class QueueAnswer(NamedTuple):
+    """BullMQ's queue. `version` is that of whoever opened it last, such as `bullmq:5.81.5`; empty: nobody has, or the
+    user may not look."""
+
+    version: str
+    paused: bool = False
+    waiting: int = 0
+    completed: int = 0
+    refused: bool = False
+
+
 class RedisAnswer(NamedTuple):
     """`kind` is `ok`, a ProbeError's, or `auth`, `no password`, `loading`, `no database`, `error`; the rest is None
     where Redis won't tell."""
@@ -42,6 +53,7 @@ class RedisAnswer(NamedTuple):
     policy: str | None = None
     persistent: bool | None = None
     ipv6_dropped: bool = False
+    queue: QueueAnswer | None = None
 
 
 class RedisError(Exception):
@@ -70,8 +82,12 @@ def parse_redis_url(url: str) -> RedisUrl | None:
     )
 
 
-def probe_redis(url: RedisUrl, addresses: Addresses, trust: Trust, seconds: float) -> RedisAnswer:
-    """Logs in and asks; each step within `seconds`, all within twice as much."""
+def probe_redis(url: RedisUrl, addresses: Addresses, trust: Trust, seconds: float, queue: str = "") -> RedisAnswer:
+    """Logs in and asks; each step within `seconds`, all within twice as much.
+
+    Args:
+        queue: BullMQ's, `PREFIX:QUEUE`; empty: it isn't looked at.
+    """
     try:
         wire = dial(addresses, url.port, seconds, seconds)
     except ProbeError as error:
@@ -81,7 +97,7 @@ def probe_redis(url: RedisUrl, addresses: Addresses, trust: Trust, seconds: floa
             _start_tls(wire, trust, url.host)
             if not trust.complete:
                 return RedisAnswer("ok", ipv6_dropped=wire.ipv6_dropped)
-        return _ask(wire, url)
+        return _ask(wire, url, queue)
     except ProbeError as error:
         unclear = not url.tls and error.kind in ("closed", "silent", "odd")
         if unclear and speaks_tls(url.host, addresses, url.port, seconds / 2):
@@ -99,7 +115,7 @@ def _start_tls(wire: Wire, trust: Trust, host: str) -> None:
         raise ProbeError("wrong tls") if error.kind in ("silent", "closed") else error from error
 
 
-def _ask(wire: Wire, url: RedisUrl) -> RedisAnswer:
+def _ask(wire: Wire, url: RedisUrl, queue: str) -> RedisAnswer:
     try:
         if url.password:
             _command(wire, "AUTH", *filter(None, (url.user,)), url.password)
@@ -120,6 +136,7 @@ def _ask(wire: Wire, url: RedisUrl) -> RedisAnswer:
         policy=info.get("maxmemory_policy"),
         persistent=_persistent(wire, info),
         ipv6_dropped=wire.ipv6_dropped,
+        queue=_look_at_queue(wire, queue) if queue else None,
     )
 
 
@@ -139,6 +156,28 @@ def _persistent(wire: Wire, info: Mapping[str, str]) -> bool | None:
         if isinstance(reply, list) and len(reply) == 2:
             return bool(reply[1])
     return None
+
+
+def _look_at_queue(wire: Wire, queue: str) -> QueueAnswer | None:
+    """None where Redis won't tell."""
+    try:
+        # Not every version of BullMQ writes the first one.
+        meta = _command(wire, "HMGET", f"{queue}:meta", "version", "paused", "opts.maxLenEvents")
+        if not isinstance(meta, list) or meta == [None] * 3:
+            return QueueAnswer("")
+        waiting = [
+            _command(wire, command, f"{queue}:{state}")
+            for command, state in (("LLEN", "wait"), ("LLEN", "paused"), ("ZCARD", "prioritized"))
+        ]
+        completed = _command(wire, "ZCARD", f"{queue}:completed")
+    except RedisError as error:
+        return QueueAnswer("", refused=True) if str(error) == "NOPERM" else None
+    return QueueAnswer(
+        version=str(meta[0])[:40] if meta[0] else "bullmq",
+        paused=meta[1] is not None,
+        waiting=sum(number for number in waiting if isinstance(number, int)),
+        completed=completed if isinstance(completed, int) else 0,
+    )
 
 
 def parse_info(text: str) -> dict[str, str]:

@@ -35,6 +35,7 @@ class Questions:
     transport: str = "smtp"
     http_providers: dict[str, str] = field(default_factory=dict)
     redis_url: str = field(default="", repr=False)
+    bullmq: str = ""
     supabase_url: str = ""
     supabase_key: str = field(default="", repr=False)
     supabase_tables: list[dict[str, object]] = field(default_factory=list)
@@ -106,7 +107,9 @@ class _Asking:
         calls: dict[str, Callable[[], Answer]] = {}
         redis, supabase, key = self._redis, self._supabase, self._questions.supabase_key
         if redis is not None:
-            calls["redis"] = lambda: probe_redis(redis, self._names[redis.host], self._trust, self._seconds)
+            calls["redis"] = lambda: probe_redis(
+                redis, self._names[redis.host], self._trust, self._seconds, self._questions.bullmq
+            )
         if supabase is not None and not key.startswith(PUBLISHABLE):
             url = supabase
 
@@ -163,7 +166,10 @@ class _Asking:
             return []
         answer = self._answers.get("redis")
         answer = answer if isinstance(answer, RedisAnswer) else RedisAnswer("silent")
-        return verdicts.redis_verdict(self._questions.host, self._redis, answer, self._seconds)
+        found = verdicts.redis_verdict(self._questions.host, self._redis, answer, self._seconds)
+        if self._redis is None:
+            return found
+        return [*found, *verdicts.queue_verdict(self._redis.shown, self._questions.bullmq, answer.queue)]
 
     def _supabase_verdict(self) -> list[Verdict]:
         questions = self._questions

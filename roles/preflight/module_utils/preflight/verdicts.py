@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from .http import HttpAnswer
 from .network import Addresses
-from .redis import RedisAnswer, RedisUrl
+from .redis import QueueAnswer, RedisAnswer, RedisUrl
 from .smtp import IMPLICIT_TLS_PORT, SmtpAnswer
 from .verdict import Verdict, failure, listed, ok, warning
 
 #: XAUTOCLAIM came with 6.2.
 OLDEST_REDIS = (6, 2)
+#: More completed jobs than this, and nobody seems to remove them; as worker/operating/checks.py has it.
+UNBOUNDED_JOBS = 5000
 TRUST_IT = "add its authority's PEM file to base_ca_certificates"
 #: Kinds that a firewall on the way makes.
 DROPPED = ("timeout", "unreachable")
@@ -186,6 +188,46 @@ def _redis_trouble(host: str, url: RedisUrl, answer: RedisAnswer, seconds: float
         "no database": f"refuses the login, or has no database {url.database}",
     }.get(answer.kind, f"refuses {answer.words or answer.kind}")
     return failure("redis", f"{f'Redis: {problem}' if problem else f'Redis at {server} {own}'}: {way_out}.")
+
+
+def queue_verdict(server: str, queue: str, answer: QueueAnswer | None) -> list[Verdict]:
+    """What of the queue is good to know before workers take its jobs; only a lack of rights is a reason not to."""
+    if answer is None:
+        return []
+    if answer.refused:
+        return [
+            failure(
+                "bullmq",
+                f"Redis at {server} refuses the keys of the BullMQ queue {queue} to its user: correct"
+                " worker_bullmq_prefix, or let the user have them (playbooks/redis.yml does, on a broker of yours).",
+            )
+        ]
+    if not answer.version:
+        return [
+            ok(
+                "bullmq",
+                f"{server} has no BullMQ queue {queue} yet: if the app's has another name, set worker_bullmq_queue or"
+                " worker_bullmq_prefix.",
+            )
+        ]
+    begin = ", which the workers send as soon as they run" if answer.waiting and not answer.paused else ""
+    verdicts = [
+        ok("bullmq", f"{server} has the BullMQ queue {queue} of {answer.version}, {answer.waiting:,} jobs wait{begin}.")
+    ]
+    if answer.paused:
+        verdicts.append(
+            warning("bullmq", f"The BullMQ queue {queue} is paused: nothing leaves it until the app's queue.resume().")
+        )
+    if answer.completed > UNBOUNDED_JOBS:
+        verdicts.append(
+            warning(
+                "bullmq",
+                f"The BullMQ queue {queue} keeps {answer.completed:,} completed jobs, mails and all, in Redis's memory:"
+                " bound them by removeOnComplete in the app, such as { count: 1000 }; where it says nothing, the"
+                " workers go by worker_bullmq_keep_completed.",
+            )
+        )
+    return verdicts
 
 
 def _version(text: str) -> tuple[int, ...]:
