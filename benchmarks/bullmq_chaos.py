@@ -65,6 +65,7 @@ class BullmqChaos(Chaos):
                     keep_all=True,
                     SMTP_HOST="127.0.0.1",
                     SMTP_PORT=str(SINK_PORT),
+                    SMTP_TIMEOUT_MS="20000",
                 )
             )
         self._look(campaign)

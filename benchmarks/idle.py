@@ -1,6 +1,6 @@
 """What a process with nothing to do costs, and how soon it starts a new job, against the peers in the same run.
 
-.venv/bin/python -m benchmarks.idle [--seconds 120] [--jobs 40] [--peers node,plain,ours]
+.venv/bin/python -m benchmarks.idle [--seconds 120] [--jobs 40] [--peers node,plain,ours,bullmq]
 """
 
 import argparse
@@ -29,7 +29,7 @@ class Produce(Protocol):
 @contextmanager
 def producer(peer: str, setup: Bench) -> Iterator[Produce]:
     """The peer's own way to queue a job, connected beforehand."""
-    if peer != "node":
+    if peer not in ("node", "bullmq"):
 
         def produce(job: dict[str, object]) -> float:
             list(enqueue(setup.client, iter([job])))
@@ -121,7 +121,7 @@ def main() -> None:
     with bench() as setup:
         for peer in options.peers.split(","):
             result = run(peer, setup, options.seconds, options.jobs)
-            note = "  (worker and recorder together)" if peer == "ours" else ""
+            note = "  (worker and recorder together)" if peer in ("ours", "bullmq") else ""
             print(
                 f"{peer:6} {result['commands_per_minute']:13.1f} {result['idle_mb']:9.0f} {result['median_ms']:11.0f}"
                 f" {result['p99_ms']:8.0f} {result['stop_seconds']:8.1f}{note}",

@@ -1,7 +1,7 @@
 // What the old worker and its cron did with one job: a mail by nodemailer, an update of one row by Supabase's data API.
 import nodemailer from 'nodemailer'
 
-const { SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASS, SUPABASE_URL, SUPABASE_SECRET_KEY } = process.env
+const { SMTP_HOST, SMTP_PORT, SMTP_USER, SMTP_PASS, SMTP_TIMEOUT_MS, SUPABASE_URL, SUPABASE_SECRET_KEY } = process.env
 const BRAND = 'The old worker'
 
 export function makeTransport(connections) {
@@ -15,6 +15,8 @@ export function makeTransport(connections) {
     requireTLS: true,
     auth: { user: SMTP_USER, pass: SMTP_PASS },
     tls: { rejectUnauthorized: false },
+    // nodemailer's own is ten minutes.
+    ...(SMTP_TIMEOUT_MS ? { socketTimeout: Number(SMTP_TIMEOUT_MS) } : {}),
   })
 }
 
