@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: first-half second-half help setup image demo demo-shell demo-inbox demo-down test lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
+.PHONY: first-half second-half help setup image demo demo-shell demo-inbox demo-down test test-long lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
 
 PYTHON := .venv/bin/python
 # Molecule and ansible-lint look for Ansible there, and a user's PATH lacks iptables.
@@ -51,6 +51,17 @@ test: ## Run all tests: lint, unit, integration on real services, chaos, Molecul
 	@$(MAKE) --no-print-directory test-down
 	@echo "test: all passed"
 
+test-long: ## Run what doesn't fit into a gate: the cluster, and chaos with 10,000 recipients in both queues
+	@testbed/bootstrap.sh lint containers
+	@$(MAKE) --no-print-directory molecule SCENARIOS=cluster
+	$(SUDO) $(PYTHON) -m benchmarks.chaos
+	$(SUDO) $(PYTHON) -m benchmarks.chaos --hold
+	$(SUDO) $(PYTHON) -m benchmarks.bullmq_chaos --major 5
+	$(SUDO) $(PYTHON) -m benchmarks.bullmq_chaos --major 6
+	$(SUDO) $(PYTHON) -m benchmarks.bullmq_chaos --major 5 --node 2
+	@$(MAKE) --no-print-directory test-down
+	@echo "test-long: all passed"
+
 lint:
 	$(PYTHON) -m ruff format --check --quiet .
 	$(PYTHON) -m ruff check --quiet .
@@ -84,7 +95,7 @@ molecule:
 	@for name in $(SCENARIOS); do $(SUDO) molecule test --scenario-name $$name || exit; done
 
 test-down: ## Remove everything that the tests started
-	@for name in test chaos molecule hardening deploy cluster redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
+	@for name in test chaos bench molecule hardening deploy cluster redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
 
 lock: ## Write uv.lock and the hosts' hash-locked lists anew after a change in pyproject.toml
 	@testbed/lock.sh

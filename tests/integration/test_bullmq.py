@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import psycopg
@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from demo.campaign import Campaign
-from testbed.app import App
+from testbed.app import App, Major
 from testbed.services import Services
 from tests.integration.consumers import BULLMQ
 from tests.integration.programs import Programs, wait_until
@@ -39,6 +39,12 @@ def jobs_of(campaign: Campaign, kinds: dict[int, str] | None = None) -> list[dic
         }
         found.append({"name": f"email-{campaign.id}-{email}", "data": data})
     return found
+
+
+@pytest.fixture(params=[5])
+def major(request: pytest.FixtureRequest) -> Major:
+    """What only one of the majors shows is tested step by step, in the other modules."""
+    return cast("Major", request.param)
 
 
 @pytest.fixture
@@ -68,6 +74,7 @@ def rows_sent(database: Connection, campaign: Campaign) -> Any:
     return row[0] if row else None
 
 
+@pytest.mark.parametrize("major", [5, 6], indirect=True)
 def test_a_campaign_as_the_app_queues_it(
     app: App,
     programs: Programs,
@@ -131,6 +138,7 @@ def test_the_mail_is_the_apps_mail(
     assert "Dear Zoë <0>" in text.get_content()
 
 
+@pytest.mark.parametrize("major", [5, 6], indirect=True)
 def test_refused_for_now_it_comes_back_by_the_apps_own_rules(
     app: App, programs: Programs, make_rows: Callable[[int], Campaign]
 ) -> None:
@@ -301,6 +309,7 @@ def test_reconcile_finds_recipients_in_each_of_bullmqs_states(
     assert "       2 missing" in text
 
 
+@pytest.mark.parametrize("major", [5, 6], indirect=True)
 def test_check_says_what_it_finds(app: App, programs: Programs, queue: redis.Redis) -> None:
     code, text = programs.run("check")
     assert (code, f"bull:mail-queue of bullmq:{app.major}." in text) == (0, True)
@@ -331,3 +340,36 @@ def test_no_address_of_a_job_reaches_a_log(
     wait_until(lambda: sum(app.counts("completed", "failed").values()) == 3)
     programs.end()
     assert campaign.tag + "@" not in programs.printed()
+
+
+def test_a_job_that_stalled_too_often_fails_with_bullmqs_words(
+    app: App, programs: Programs, queue: redis.Redis, database: Connection, make_rows: Callable[[int], Campaign]
+) -> None:
+    campaign = make_rows(2)
+    app.ask("addBulk", jobs=jobs_of(campaign))
+    queue.hset(f"{BULLMQ}:1", "defa", "job stalled more than allowable limit")
+    programs.start("record")
+    programs.start("run")
+    wait_until(lambda: app.counts("completed", "failed") == {"completed": 1, "failed": 1})
+    assert app.ask("job", id="1")["failedReason"] == "job stalled more than allowable limit"
+    wait_until(lambda: status(database, campaign) == "sent")
+
+
+def test_a_full_redis_lets_the_apps_mails_out(
+    app: App, programs: Programs, services: Services, queue: redis.Redis, make_rows: Callable[[int], Campaign]
+) -> None:
+    campaign = make_rows(100)
+    jobs = jobs_of(campaign)
+    for one in jobs:
+        one["data"]["html"] = "x" * 10_000
+    app.ask("addBulk", jobs=jobs)
+    programs.start("record")
+    wait_until(lambda: queue.exists(keys.OUTBOX) == 1)
+    limit = str(queue.config_get("maxmemory")["maxmemory"])
+    queue.config_set("maxmemory", "1mb")
+    try:
+        programs.start("run", BULLMQ_KEEP_COMPLETED="0")
+        wait_until(lambda: len(accepted(services, campaign)) == 100)
+    finally:
+        queue.config_set("maxmemory", limit)
+    wait_until(lambda: sum(app.counts("waiting", "active").values()) == 0)

@@ -10,6 +10,7 @@ import redis
 from testbed.app import App
 from tests.integration.consumers import BULLMQ, Consumer, MakeConsumer, add, die, entry_of
 from worker.base import keys
+from worker.base.redis_client import CountingRedis, script
 from worker.ledger.ledger import Verdict
 from worker.ledger.uncertain import UncertainMails
 from worker.mail.outcomes import Failed, Retry, Sent, Uncertain
@@ -328,3 +329,64 @@ async def test_locks_are_renewed_and_given_up(app: App, process: MakeConsumer, q
     assert queue.hkeys(f"{OWN}:taken:p1") == [ours.id.encode()]
     await consumer.settle(bullmq.back(lost.id, None))
     assert app.counts("active")["active"] == 2
+
+
+async def test_a_lock_that_ended_while_redis_was_away_is_taken_again(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1)
+    consumer = process()
+    [job] = await consumer.take()
+    queue.delete(f"{BULLMQ}:{job.id}:lock")
+    await consumer.beat()
+    assert lock(queue, job) == "mail-worker:p1"
+    await consumer.send(job)
+    assert app.counts("completed")["completed"] == 1
+
+
+async def test_what_is_given_back_unsent_was_never_started(app: App, process: MakeConsumer) -> None:
+    # A Node worker beside with maxStartedAttempts counts them.
+    add(app, 1)
+    consumer = process()
+    for settle in (bullmq.back("1", None), bullmq.delay("1", 0, spent=False, reason="", slow_downs=3)):
+        [job] = await consumer.take()
+        await consumer.settle(settle)
+        assert (app.ask("job", id="1")["attemptsStarted"], job.may_have_been_sent) == (0, False)
+    [job] = await consumer.take()
+    assert (job.attempts_made, job.slow_downs) == (0, 3)
+
+
+@pytest.mark.parametrize("major", [5], indirect=True)
+@pytest.mark.parametrize("rule", [True, False])
+async def test_on_a_paused_queue_of_5_neither_list_may_be_written(
+    app: App, client: CountingRedis, monkeypatch: pytest.MonkeyPatch, rule: bool
+) -> None:
+    """Without the rule, as BullMQ 6 would do it, jobs are lost: so the tests above can fail."""
+    if not rule:
+
+        def without_rule(*names: str) -> str:
+            text = script(*names)
+            assert "if paused() then\n    delay(id, NOW_MS, 0)" in text
+            return text.replace("if paused() then\n    delay(id, NOW_MS, 0)", "if false then\n    delay(id, NOW_MS, 0)")
+
+        monkeypatch.setattr(bullmq, "script", without_rule)
+    consumer = Consumer(client, "p")
+    add(app, 6)
+    taken = await consumer.take(3)
+    app.ask("pause")
+    for job in taken:
+        await consumer.settle(bullmq.back(job.id, None))
+    app.ask("resume")
+    found = {job.id for _ in range(3) for job in await consumer.take(10)}
+    assert (len(found) == 6) is rule
+
+
+async def test_a_hundred_idle_processes_and_one_job(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    processes = [process() for _ in range(100)]
+    assert sum([(await one.fetch()).listens for one in processes]) == 1
+    add(app, 1)
+    assert sum([len(await one.take()) for one in processes]) == 1
+    assert queue.llen(keys.WAITING) == 0
+    # The one that listens dies: once its lease has ended, the next one that beats listens.
+    queue.delete(f"{OWN}:ear")
+    assert sum([(await one.beat(idle=True)).listens for one in processes]) == 1

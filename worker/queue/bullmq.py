@@ -15,7 +15,7 @@ from worker.base.redis_client import CountingRedis, encodable, script
 from worker.ledger.ledger import Entry
 
 #: A blocking pop for new jobs waits so long; longer than its socket time-out it mustn't be.
-LISTEN_SECONDS = 60
+LISTEN_SECONDS = 120
 #: Settled jobs go together if they come within this time.
 SETTLE_LINGER_SECONDS = 0.05
 REASON_CHARACTERS = 1000
