@@ -373,3 +373,20 @@ def test_a_full_redis_lets_the_apps_mails_out(
     finally:
         queue.config_set("maxmemory", limit)
     wait_until(lambda: sum(app.counts("waiting", "active").values()) == 0)
+
+
+def test_each_job_wakes_an_idle_process_without_a_heartbeats_help(app: App, programs: Programs) -> None:
+    # Three processes, one of which listens, and none of which looks by itself within this test.
+    for number in range(3):
+        program = programs.start(
+            "run", SUPERVISOR_PROCESS_NAME=f"w{number}", WORKER_CONCURRENCY="1", WORKER_DEAD_AFTER_SECONDS="600"
+        )
+        program.wait_for("mails at once")
+    job = {"email": "reader@testbed.example", "html": "x"}
+    wait_until(lambda: len(app.ask("workers")) == 3)
+    for number in range(8):
+        if number % 3 == 1:
+            app.ask("add", name="late", data=job, opts={"delay": 3_600_000})
+        ids = [app.ask("add", name="x", data=job, opts={}) for _ in range(1 + number % 3)]
+        for identity in ids:
+            wait_until(lambda identity=identity: app.ask("state", id=identity) == "completed")  # type: ignore[misc]

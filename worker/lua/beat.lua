@@ -157,10 +157,10 @@ if has_jobs then
   next_due = earlier(next_due, prepare_jobs())
   renew_locks(ARGV[1])
   sweep_stalled()
-  if ARGV[5] == '1' then
-    if worth_waking() then
-      wake_one()
-    end
+  if ARGV[5] == '1' and worth_waking() then
+    wake_one()
+  end
+  if ARGV[5] == '1' or redis.call('GET', OWN .. 'ear') == ARGV[1] then
     listens = listen(ARGV[1], ARGV[8], true)
   end
 end

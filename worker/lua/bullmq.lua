@@ -14,7 +14,7 @@
 --   taken:PROCESS    HASH id -> JSON of the ledger's mail once it's claimed, or empty
 --   orphans          LIST of ids that a dead process had taken: locked, for the next one that fetches
 --   parked:CAMPAIGN  SET of ids that wait in `delayed` until the campaign is resumed
---   ear              STRING the idle process that listens for new jobs
+--   ear              STRING the process that listens for new jobs, a lease
 --   state            HASH since (ms: who was here before may have sent older jobs), seen (ms: these workers were here),
 --                    turn, foreign (jobs at the head that are left where they stand), left (all that stood there then)
 -- On a job's hash, for the next time that it's taken: mail:again (it failed for good), mail:slow (slow-downs so far).

@@ -107,6 +107,7 @@ class MailWorker(dramatiq.Worker):
         self._unfinished = 0  # Of those in hand; the others are only being settled.
         self._room = asyncio.Event()
         self._wait: asyncio.Task[bool] | None = None
+        self._listens = False
         self._listening: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
         self._trouble = ""
@@ -192,9 +193,8 @@ class MailWorker(dramatiq.Worker):
                     self._unfinished += 1
                     self._backlog.put_nowait(job)
                 self._well()
+                self._listen(fetched.listens)
                 if not fetched.messages and not fetched.jobs and not fetched.unsorted:
-                    if fetched.listens:
-                        self._listen()
                     await self._wait_for_work()
             except redis.RedisError as error:
                 lost = True
@@ -216,18 +216,17 @@ class MailWorker(dramatiq.Worker):
         finally:
             self._wait = None
 
-    def _listen(self) -> None:
-        if self._jobs is not None and (self._listening is None or self._listening.done()):
+    def _listen(self, listens: bool) -> None:
+        self._listens = listens
+        if listens and self._jobs is not None and (self._listening is None or self._listening.done()):
             self._listening = asyncio.create_task(self._listen_on(self._jobs.queue))
 
     async def _listen_on(self, queue: BullQueue) -> None:
-        # Until it hears something, which wakes whoever is idle; whoever is idle next listens again.
+        # For as long as it's this process's turn, busy or not: what it hears wakes whoever is idle.
         try:
-            while not (news := await queue.listen()):
-                if self._wait is None:
-                    return
-            if news.due_at is not None:
-                self._next_due(news.due_at - time.time())
+            while self._listens:
+                if (news := await queue.listen()) and news.due_at is not None:
+                    self._next_due(news.due_at - time.time())
         except redis.RedisError as error:
             self._report(error)
 
@@ -270,8 +269,7 @@ class MailWorker(dramatiq.Worker):
             self._beating_since = now
         self._last_beat = now
         self._next_due(beat.due_seconds)
-        if beat.listens:
-            self._listen()
+        self._listen(beat.listens)
         self._well()
         if beat.dead:
             logger.warning("%d processes died; their mails are worked on again.", beat.dead)
