@@ -50,7 +50,9 @@ async def measure(setup: Bench, takes: int) -> tuple[float, float]:
         jobs = (await queue.fetch(TAKE, TAKE)).jobs
         taken = time.perf_counter()
         entries = [
-            Entry("1", job.id, job.id, QueuedJob(job.id, "<1@a.example>", keep_completed=[1000, -1, 1000]))
+            Entry(
+                "1", job.id, job.id, QueuedJob(job.id, job.timestamp, "<1@a.example>", keep_completed=[1000, -1, 1000])
+            )
             for job in jobs
         ]
         await asyncio.gather(*(ledger.claim(entry, f"p:{entry.identity}") for entry in entries))

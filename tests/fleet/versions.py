@@ -16,17 +16,17 @@ from testbed.paths import CHECKOUT
 #: What is wrong with each: a file of the worker, a line in it, and what follows that line.
 BROKEN = {
     "crashes at start": (
-        "process.py",
+        "sending/process.py",
         "def run_worker(settings: Settings) -> None:\n",
         '    raise RuntimeError("this version crashes")\n',
     ),
     "sends nothing": (
-        "delivery.py",
+        "sending/delivery.py",
         "        while True:\n",
         "            await asyncio.sleep(3600)\n",
     ),
     "eats memory": (
-        "process.py",
+        "sending/process.py",
         "    stopping = asyncio.Event()\n",
         "    globals()['held'] = b'x' * (700 << 20)\n",
     ),

@@ -71,6 +71,7 @@ def entry_of(
     """A job's mail."""
     queued = QueuedJob(
         job.id,
+        job.timestamp,
         "<1@testbed.example>",
         wanted_again=job.wanted_again,
         may_have_been_sent=job.may_have_been_sent,

@@ -16,6 +16,7 @@ from worker.ledger.uncertain import UncertainMails
 from worker.mail.outcomes import Failed, Retry, Sent, Uncertain
 from worker.queue import bullmq
 from worker.queue.bullmq import BullJob
+from worker.queue.control import Control
 
 OWN = keys.bullmq_own(BULLMQ)
 
@@ -83,7 +84,7 @@ async def test_what_a_dead_process_claimed_never_goes_back_to_node(
     await one.claim(job)
     [job] = await adopt(queue, one, other)
     # The account is closed just now, so it goes back: but not to where a Node worker would take it.
-    mail = bullmq.back(job.id, entry_of(job))
+    mail = bullmq.back(job, entry_of(job))
     await other.settle(mail)
     assert app.counts("waiting", "active", "delayed") == {"waiting": 0, "active": 1, "delayed": 0}
     assert app.ask("take", token="node") is None
@@ -98,7 +99,7 @@ async def test_with_hold_it_waits_for_an_operator(app: App, process: MakeConsume
     await one.claim(job)
     [job] = await adopt(queue, one, other)
     assert await other.claim(job) is Verdict.HELD
-    await other.settle(bullmq.hold(job.id, entry_of(job).name, "its process died"))
+    await other.settle(bullmq.hold(job, entry_of(job).name, "its process died"))
     assert app.ask("job", id=job.id)["failedReason"] == "uncertain: its process died"
     mails = UncertainMails(queue)
     [mail] = mails.all()
@@ -116,7 +117,7 @@ async def test_a_held_one_that_arrived_is_completed(app: App, process: MakeConsu
     [job] = await consumer.take()
     await consumer.claim(job)
     await consumer.record(job, Uncertain("the connection was lost"))
-    await consumer.settle(bullmq.hold(job.id, entry_of(job).name, "the connection was lost"))
+    await consumer.settle(bullmq.hold(job, entry_of(job).name, "the connection was lost"))
     mails = UncertainMails(queue)
     [mail] = mails.all()
     mails.mark_sent(mail)
@@ -135,7 +136,7 @@ async def test_a_held_one_that_its_app_cleared_can_not_be_sent_again(
     [job] = await consumer.take()
     await consumer.claim(job)
     await consumer.record(job, Uncertain("lost"))
-    await consumer.settle(bullmq.hold(job.id, entry_of(job).name, "lost"))
+    await consumer.settle(bullmq.hold(job, entry_of(job).name, "lost"))
     app.ask("clean", type="failed")
     mails = UncertainMails(queue)
     [mail] = mails.all()
@@ -251,7 +252,7 @@ async def test_by_hand_and_refused_for_now_it_stays_wanted(app: App, process: Ma
     [job] = await consumer.take()
     await consumer.claim(job)
     await consumer.record(job, Retry("450"))
-    await consumer.settle(bullmq.delay(job.id, 1, spent=True, reason="450", slow_downs=0))
+    await consumer.settle(bullmq.delay(job, 1, spent=True, reason="450", slow_downs=0))
     app.ask("promote", id=job.id) if app.counts("delayed")["delayed"] else None
     [job] = await consumer.take()
     assert await consumer.claim(job) is Verdict.CLAIMED
@@ -312,7 +313,7 @@ async def test_whatever_its_data_is_a_job_is_taken_and_ended(
     consumer = process()
     [job] = await consumer.take()
     assert job.data == data
-    await consumer.settle(bullmq.fail(job.id, "not a mail: it's rubbish", [-1, -1, 1000]))
+    await consumer.settle(bullmq.fail(job, "not a mail: it's rubbish", [-1, -1, 1000]))
     assert app.counts("failed")["failed"] == 1
     assert json.loads(queue.hget(f"{BULLMQ}:1", "stacktrace") or b"") == ["not a mail: it's rubbish"]
 
@@ -327,7 +328,7 @@ async def test_locks_are_renewed_and_given_up(app: App, process: MakeConsumer, q
     assert queue.pttl(f"{BULLMQ}:{ours.id}:lock") > 250_000
     assert lock(queue, lost) == "somebody else's"
     assert queue.hkeys(f"{OWN}:taken:p1") == [ours.id.encode()]
-    await consumer.settle(bullmq.back(lost.id, None))
+    await consumer.settle(bullmq.back(lost, None))
     assert app.counts("active")["active"] == 2
 
 
@@ -348,12 +349,14 @@ async def test_what_is_given_back_unsent_was_never_started(app: App, process: Ma
     # A Node worker beside with maxStartedAttempts counts them.
     add(app, 1)
     consumer = process()
-    for settle in (bullmq.back("1", None), bullmq.delay("1", 0, spent=False, reason="", slow_downs=3)):
-        [job] = await consumer.take()
-        await consumer.settle(settle)
-        assert (app.ask("job", id="1")["attemptsStarted"], job.may_have_been_sent) == (0, False)
     [job] = await consumer.take()
-    assert (job.attempts_made, job.slow_downs) == (0, 3)
+    await consumer.settle(bullmq.back(job, None))
+    assert app.ask("job", id="1")["attemptsStarted"] == 0
+    [job] = await consumer.take()
+    await consumer.settle(bullmq.delay(job, 0, spent=False, reason="", slow_downs=3))
+    assert app.ask("job", id="1")["attemptsStarted"] == 0
+    [job] = await consumer.take()
+    assert (job.attempts_made, job.slow_downs, job.may_have_been_sent) == (0, 3, False)
 
 
 @pytest.mark.parametrize("major", [5], indirect=True)
@@ -375,7 +378,7 @@ async def test_on_a_paused_queue_of_5_neither_list_may_be_written(
     taken = await consumer.take(3)
     app.ask("pause")
     for job in taken:
-        await consumer.settle(bullmq.back(job.id, None))
+        await consumer.settle(bullmq.back(job, None))
     app.ask("resume")
     found = {job.id for _ in range(3) for job in await consumer.take(10)}
     assert (len(found) == 6) is rule
@@ -390,3 +393,184 @@ async def test_a_hundred_idle_processes_and_one_job(app: App, process: MakeConsu
     # The one that listens dies: once its lease has ended, the next one that beats listens.
     queue.delete(f"{OWN}:ear")
     assert sum([(await one.beat(idle=True)).listens for one in processes]) == 1
+
+
+async def test_a_campaign_is_resumed_between_a_claim_and_its_parking(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1, "c")
+    consumer, control = process(), Control(queue, BULLMQ)
+    [job] = await consumer.take()
+    control.pause("c")
+    assert await consumer.claim(job) is Verdict.PAUSED
+    control.resume("c")
+    await consumer.settle(bullmq.park(job, "c"))
+    assert [one.id for one in await consumer.take()] == [job.id]
+
+
+async def test_a_dead_processs_job_takes_all_of_the_apps_concurrency(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 5)
+    app.ask("setGlobalConcurrency", concurrency=1)
+    dead, other = process(), process()
+    await dead.take()
+    die(queue, dead)
+    await other.beat(dead_after_ms=1000, idle=True)
+    assert queue.lrange(keys.WAITING, 0, -1) == [keys.WAKE.encode()]
+    assert len(await other.take()) == 1
+
+
+async def test_a_dead_processs_job_waits_while_the_queue_is_paused(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 2)
+    dead, other = process(), process()
+    await dead.take()
+    app.ask("pause")
+    die(queue, dead)
+    await other.beat(dead_after_ms=1000, idle=True)
+    assert await other.take() == []
+    app.ask("resume")
+    assert len(await other.take()) == 2
+
+
+async def test_what_node_may_have_sent_stays_so_when_we_die_too(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1)
+    app.ask("take", token="node")
+    queue.delete(f"{BULLMQ}:1:lock")
+    dead, other = process(), process()
+    for _ in range(2):
+        queue.delete(f"{BULLMQ}:stalled-check")
+        await dead.beat()
+    [job] = await dead.take()
+    [job] = await adopt(queue, dead, other)
+    assert (job.may_have_been_sent, job.ask_database) == (True, True)
+    await other.settle(bullmq.back(job, None))
+    [job] = await other.take()
+    assert job.may_have_been_sent
+
+
+async def test_what_is_held_outlives_the_trimming(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 3)
+    consumer = process(hold_uncertain=True)
+    held, *others = await consumer.take()
+    await consumer.claim(held, "held")
+    await consumer.record(held, Uncertain("lost"), "held")
+    await consumer.settle(bullmq.hold(held, entry_of(held, "held").name, "lost"))
+    for other in others:
+        await consumer.claim(other, other.id)
+        await consumer.record(other, Failed("550"), other.id, keep=(1, -1, 1000))
+    assert {job["id"] for job in app.ask("jobs", types=["failed"])} >= {held.id}
+    [mail] = UncertainMails(queue).all()
+    assert UncertainMails(queue).resend(mail)
+
+
+async def test_a_held_jobs_id_comes_again_after_an_obliterate(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1)
+    consumer = process(hold_uncertain=True)
+    [held] = await consumer.take()
+    await consumer.claim(held, "a")
+    await consumer.record(held, Uncertain("lost"), "a")
+    await consumer.settle(bullmq.hold(held, entry_of(held, "a").name, "lost"))
+    app.ask("obliterate")
+    add(app, 1)
+    [other] = await consumer.take()
+    assert other.id == held.id
+    await consumer.claim(other, "b")
+    await consumer.record(other, Failed("550"), "b")
+    mails = UncertainMails(queue)
+    [mail] = mails.all()
+    assert not mails.resend(mail)
+    assert app.counts("failed")["failed"] == 1
+    mails.mark_sent(mail)
+    assert queue.hlen(keys.HELD_MESSAGES) == 0
+
+
+async def test_a_late_result_leaves_another_job_of_the_same_id_alone(app: App, process: MakeConsumer) -> None:
+    app.ask("add", name="x", data={"email": "a@example.org"}, opts={"jobId": "custom"})
+    consumer = process()
+    [old] = await consumer.take()
+    await consumer.claim(old, "a")
+    app.ask("obliterate", force=True)
+    app.ask("add", name="x", data={"email": "b@example.org"}, opts={"jobId": "custom"})
+    [new] = await consumer.take()
+    await consumer.record(old, Sent("250"), "a")
+    assert app.ask("state", id="custom") == "active"
+    await consumer.send(new, "b")
+    assert app.ask("state", id="custom") == "completed"
+
+
+async def test_no_lock_is_put_on_a_job_that_is_not_active(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    add(app, 1)
+    consumer = process()
+    await consumer.take()
+    app.ask("obliterate", force=True)
+    await consumer.beat()
+    add(app, 1)
+    assert queue.exists(f"{BULLMQ}:1:lock") == 0
+    app.ask("remove", id="1")
+
+
+async def test_a_job_that_bullmq_fails_after_our_claim_is_listed(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1)
+    dead, other = process(), process()
+    [job] = await dead.take()
+    await dead.claim(job)
+    queue.hset(f"{BULLMQ}:1", "defa", "job stalled")
+    [job] = await adopt(queue, dead, other)
+    await other.ledger.record(entry_of(job), "", Failed(job.failed_by_queue))
+    assert app.ask("state", id="1") == "failed"
+    assert listed(queue) == ["its process died, and its job can't be tried again"]
+    state: Any = queue.hget(keys.ledger("c"), "s")
+    assert state.startswith(b"f:")
+
+
+async def test_what_was_left_standing_hides_nothing_for_long(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1)
+    queue.hset(f"{BULLMQ}:1", "rjk", "nightly")
+    consumer = process()
+    assert await consumer.take() == []
+    queue.lpop(f"{BULLMQ}:wait")  # Another worker took it.
+    add(app, 1)
+    queue.delete(f"{BULLMQ}:marker")  # Who listened died with it.
+    now_s, _ = cast("Any", queue.time())
+    queue.hset(f"{OWN}:state", "left_at", (int(now_s) - 121) * 1000)
+    await consumer.beat(idle=True)
+    assert queue.lrange(keys.WAITING, 0, -1) == [keys.WAKE.encode()]
+
+
+@pytest.mark.parametrize("opts", ["7", "null", "x", '{"delay":1.5}'])
+async def test_whatever_stands_there_an_ended_job_is_in_a_list(
+    app: App, process: MakeConsumer, queue: redis.Redis, opts: str
+) -> None:
+    deduplication = {"deduplication": {"id": "d", "keepLastIfActive": True}}
+    app.ask("add", name="x", data={}, opts=deduplication)
+    consumer = process()
+    [job] = await consumer.take()
+    app.ask("add", name="x", data={}, opts=deduplication)
+    queue.hset(f"{BULLMQ}:dn:d", "opts", opts)
+    await consumer.send(job)
+    assert app.ask("state", id=job.id) == "completed"
+    assert [one.id for one in await consumer.take()] == ["2"]
+
+
+async def test_a_limit_with_half_a_millisecond(app: App, process: MakeConsumer, queue: redis.Redis) -> None:
+    app.ask("setGlobalRateLimit", max=2, duration=60_000.5)
+    add(app, 5)
+    assert len(await process().take()) == 2
+    assert queue.pttl(f"{BULLMQ}:limiter") > 0
+
+
+async def test_a_message_of_a_campaign_named_like_bullmqs_lane(process: MakeConsumer, queue: redis.Redis) -> None:
+    queue.hset(keys.MESSAGES, "i", json.dumps({"args": [{"campaignId": "\x01bullmq"}], "options": {}}))
+    queue.rpush(keys.WAITING, "i")
+    assert len((await process().fetch()).messages) == 1

@@ -90,7 +90,7 @@ class Ours:
         options = read_options(self.job.options, Keep(), Keep())
         assert self.job.attempts_made + 1 < (options.attempts or 1)
         delay_ms = options.delay_ms(self.job.attempts_made + 1, chance=0.0)
-        await self._consumer.settle(bullmq.delay(self.job.id, delay_ms, spent=True, reason=SOFT, slow_downs=0))
+        await self._consumer.settle(bullmq.delay(self.job, delay_ms, spent=True, reason=SOFT, slow_downs=0))
 
     async def sweep(self) -> None:
         await self._consumer.beat()

@@ -128,8 +128,8 @@ async def test_a_paused_queue_gives_nothing_and_loses_nothing(app: App, process:
     app.ask("pause")
     assert await consumer.take() == []
     # What is in hand comes back, is put off, or is finished while the queue is paused.
-    await consumer.settle(bullmq.back(taken[0].id, None))
-    await consumer.settle(bullmq.delay(taken[1].id, 1, spent=True, reason="busy", slow_downs=0))
+    await consumer.settle(bullmq.back(taken[0], None))
+    await consumer.settle(bullmq.delay(taken[1], 1, spent=True, reason="busy", slow_downs=0))
     await consumer.send(taken[2], "2")
     await consumer.beat()
     assert await consumer.take() == []
@@ -148,8 +148,8 @@ async def test_a_dashboard_of_6_on_an_app_of_5(services: Services, queue: redis.
             taken = await consumer.take(6)
             pausing.ask("pause")
             for one in taken[:2]:
-                await consumer.settle(bullmq.back(one.id, None))
-            await consumer.settle(bullmq.delay(taken[2].id, 1, spent=True, reason="busy", slow_downs=0))
+                await consumer.settle(bullmq.back(one, None))
+            await consumer.settle(bullmq.delay(taken[2], 1, spent=True, reason="busy", slow_downs=0))
             for one in taken[3:]:
                 await consumer.send(one, one.id)
             assert await consumer.take() == []

@@ -285,8 +285,8 @@ async def test_the_app_and_the_workers_share_bullmqs_queue(
         await process.send(sent, "0", campaign)
         assert await process.claim(failed, "1", campaign) is Verdict.CLAIMED
         await process.record(failed, Failed("550 no"), "1", campaign)
-        await process.settle(bullmq.delay(late.id, 60_000, spent=True, reason="busy", slow_downs=0))
-        await process.settle(bullmq.back(returned.id, None))
+        await process.settle(bullmq.delay(late, 60_000, spent=True, reason="busy", slow_downs=0))
+        await process.settle(bullmq.back(returned, None))
         await process.beat(idle=True)
         # then the app sees it, and who did it;
         counts = app.ask("counts", types=["completed", "failed", "delayed", "waiting"])

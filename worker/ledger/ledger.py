@@ -64,6 +64,8 @@ class QueuedJob:
     "completed"."""
 
     id: str
+    #: As the app has written it: another job may get the id after an `obliterate`.
+    timestamp: str
     message_id: str
     #: It failed for good before, and somebody wants it tried again.
     wanted_again: bool = False
@@ -80,7 +82,7 @@ class QueuedJob:
 
     def end(self, reply: str) -> list[object]:
         """What lua/record.lua wants to know."""
-        return [self.id, self.returnvalue(reply), self.keep_completed, self.keep_failed]
+        return [self.id, self.timestamp, self.returnvalue(reply), self.keep_completed, self.keep_failed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class RedisLedger:
                 "process": process,
                 "queue": options.bullmq,
                 "own": keys.bullmq_own(options.bullmq),
+                "heartbeats": keys.HEARTBEATS,
             }
         )
         self._held = 0  # Results that wait for Redis.
@@ -264,6 +267,7 @@ def mark_sent(client: "redis.Redis", entry: Entry) -> None:
         "limits": [],
         "queue": "",
         "own": "",
+        "heartbeats": keys.HEARTBEATS,
     }
     client.register_script(script("states", "bullmq", "record"))(
         keys=[*_RECORD_KEYS, keys.account(""), keys.in_flight("")],

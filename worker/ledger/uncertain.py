@@ -61,7 +61,8 @@ class UncertainMails:
         mark_sent(self._client, mail.entry)
         if held is not None and held.startswith(_JOB):
             self._client.hset(keys.HELD_MESSAGES, mail.entry.name, held)
-            self.resend(mail)
+            if not self.resend(mail):  # Its app has cleared it away.
+                self._client.hdel(keys.HELD_MESSAGES, mail.entry.name)
 
 
 def _read(name: bytes, value: bytes) -> UncertainMail:

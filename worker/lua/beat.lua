@@ -63,7 +63,7 @@ local function renew_locks(process)
   for _, id in ipairs(redis.call('HKEYS', taken_by(process))) do
     local lock = QUEUE .. id .. ':lock'
     local token = redis.call('GET', lock)
-    if not token or token == token_of(process) then
+    if token == token_of(process) or (not token and redis.call('LPOS', QUEUE .. 'active', id)) then
       redis.call('SET', lock, token_of(process), 'PX', LOCK_MS)
     else
       redis.call('HDEL', taken_by(process), id)

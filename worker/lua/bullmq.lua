@@ -17,7 +17,8 @@
 --   ear              STRING the process that listens for new jobs, a lease
 --   state            HASH since (ms: who was here before may have sent older jobs), seen (ms: these workers were here),
 --                    turn, foreign (jobs at the head that are left where they stand), left (all that stood there then)
--- On a job's hash, for the next time that it's taken: mail:again (it failed for good), mail:slow (slow-downs so far).
+-- On a job's hash, for the next time that it's taken: mail:again (it failed for good), mail:slow (slow-downs so far),
+-- mail:suspect (another worker took it and never finished); and mail:held (it waits for an operator, and is kept).
 --
 -- On a queue that is paused neither `wait` nor `paused` is written: BullMQ 5 renames one over the other, 6 doesn't.
 -- What goes back goes to `delayed`, due now, which both leave alone.
@@ -28,6 +29,7 @@ local TOKEN_PREFIX = 'mail-worker:'
 local ORPHAN_TOKEN = TOKEN_PREFIX .. 'orphan'
 local MAX_STALLED = 1
 local MAX_REASONS = 10
+local TRIM_AT_ONCE = 300
 -- Stands among the waiting messages' ids to wake an idle process; worker/base/keys.py has it too.
 local WAKE = '-'
 local STALLED_EVERY_MS = 30000
@@ -133,8 +135,13 @@ local function promote_jobs()
   return first and math.max(math.floor(first / 4096) - NOW_MS, 0)
 end
 
--- Ends a process's hold of a job. False if it isn't the process's any more, or is gone.
-local function release(id, process)
+-- Ends a process's hold of a job, which was queued at `timestamp`. False if it isn't the process's any more, or is gone;
+-- another one of the same id, queued after an `obliterate`, is left alone.
+local function release(id, process, timestamp)
+  local stored = redis.call('HGET', QUEUE .. id, 'timestamp')
+  if stored and timestamp and stored ~= timestamp then
+    return false
+  end
   redis.call('HDEL', taken_by(process), id)
   local lock = QUEUE .. id .. ':lock'
   local mine = redis.call('GET', lock) == token_of(process)
@@ -161,13 +168,24 @@ local function queue_next_of(deduplication)
   redis.call('DEL', key)
   local counted = ms(redis.call('INCR', QUEUE .. 'id'))
   local id = stored[4] or counted
-  local opts = cjson.decode(stored[3])
+  local ok, opts = pcall(cjson.decode, stored[3] or '')
+  opts = ok and type(opts) == 'table' and opts or {}
   local wait_ms = tonumber(opts.delay) or 0
   redis.call('SET', QUEUE .. 'de:' .. deduplication, id)
-  redis.call('HSET', QUEUE .. id, 'name', stored[1], 'data', stored[2], 'opts', stored[3], 'timestamp', ms(NOW_MS),
-    'delay', ms(wait_ms), 'priority', ms(tonumber(opts.priority) or 0), 'deid', deduplication)
+  redis.call('HSET', QUEUE .. id, 'name', stored[1], 'data', stored[2] or '', 'opts', stored[3] or '{}',
+    'timestamp', ms(NOW_MS), 'delay', ms(wait_ms), 'priority', ms(tonumber(opts.priority) or 0), 'deid', deduplication)
   emit('added', id, 'name', stored[1])
   delay(id, NOW_MS + wait_ms, wait_ms)
+end
+
+-- Removes a finished job, but for one that an operator must decide about.
+local function drop(set, id)
+  if redis.call('HEXISTS', QUEUE .. id, 'mail:held') == 1 then
+    return false
+  end
+  remove(id)
+  redis.call('ZREM', set, id)
+  return true
 end
 
 -- keep: {count, age in s, limit}, -1 for none of them.
@@ -176,20 +194,15 @@ local function trim(set, keep)
   if age >= 0 then
     local old = redis.call('ZREVRANGEBYSCORE', set, NOW_MS - age * 1000, '-inf', 'LIMIT', 0, limit)
     for _, id in ipairs(old) do
-      remove(id)
-      redis.call('ZREM', set, id)
+      drop(set, id)
     end
   end
   if count > 0 then
     -- So many at once that Redis doesn't stand still where nobody has ever cleaned up.
-    for _ = 1, 3 do
-      local size = redis.call('ZCARD', set)
-      if size <= count then
-        break
-      end
-      for _, id in ipairs(redis.call('ZRANGE', set, 0, math.min(size - count, 100) - 1)) do
-        remove(id)
-        redis.call('ZREM', set, id)
+    local left = math.min(redis.call('ZCARD', set) - count, TRIM_AT_ONCE)
+    for _, id in ipairs(left > 0 and redis.call('ZRANGE', set, 0, 2 * TRIM_AT_ONCE - 1) or {}) do
+      if left > 0 and drop(set, id) then
+        left = left - 1
       end
     end
   end
@@ -206,9 +219,7 @@ local function blame(job, reason)
   redis.call('HSET', job, 'failedReason', reason, 'stacktrace', cjson.encode(reasons))
 end
 
--- Finishes a job that was released. state: completed | failed; value: returnvalue as JSON, or the reason.
--- Returns whether it's kept.
-local function finish(id, state, value, keep)
+local function finish_unsafely(id, state, value, keep)
   local job = QUEUE .. id
   local fields = redis.call('HMGET', job, 'deid', 'opts')
   if fields[1] then
@@ -221,17 +232,16 @@ local function finish(id, state, value, keep)
   end
   local attempts = redis.call('HINCRBY', job, 'atm', 1)
   local name = state == 'completed' and 'returnvalue' or 'failedReason'
-  local kept = keep[1] ~= 0
-  if kept then
+  if keep[1] ~= 0 then
     redis.call('ZADD', QUEUE .. state, ms(NOW_MS), id)
     redis.call('HSET', job, 'finishedOn', ms(NOW_MS))
     if state == 'failed' then
       blame(job, value)
       redis.call('HSET', job, 'mail:again', 1)
-      redis.call('HDEL', job, 'defa', 'mail:slow')
+      redis.call('HDEL', job, 'defa', 'mail:slow', 'mail:held')
     else
       redis.call('HSET', job, name, value)
-      redis.call('HDEL', job, 'mail:again', 'mail:slow')
+      redis.call('HDEL', job, 'mail:again', 'mail:slow', 'mail:held', 'mail:suspect')
     end
     trim(QUEUE .. state, keep)
   else
@@ -248,7 +258,16 @@ local function finish(id, state, value, keep)
   if redis.call('EXISTS', QUEUE .. 'wait', QUEUE .. 'active', QUEUE .. 'prioritized') == 0 then
     redis.call('XADD', QUEUE .. 'events', '*', 'event', 'drained')
   end
-  return kept
+end
+
+-- Finishes a job that was released. state: completed | failed; value: returnvalue as JSON, or the reason. Whatever
+-- somebody's hand has written there: a job that is in none of the lists would be lost.
+local function finish(id, state, value, keep)
+  local ok, problem = pcall(finish_unsafely, id, state, value, keep)
+  if not ok then
+    redis.call('ZADD', QUEUE .. state, ms(NOW_MS), id)
+    redis.call('HSET', QUEUE .. id, 'failedReason', 'its end went wrong: ' .. tostring(problem), 'finishedOn', ms(NOW_MS))
+  end
 end
 
 -- Where a job comes next when it goes back untouched.

@@ -10,6 +10,7 @@ local JOBS_LANE = '\1bullmq'
 local LOOK_AT_MOST = 1000
 local MOVE_AT_MOST = 200
 local AWAY_MS = 600000
+local LOOK_AGAIN_MS = 120000
 local foreign, moved = {}, 0
 local free, since_ms, has_limiter
 local turns, from_head
@@ -88,21 +89,17 @@ local function listen(process, lease_ms, can)
   return redis.call('DEL', OWN .. 'ear') * 2
 end
 
-local function read_job(id, marks)
+local function read_job(id)
   local job = QUEUE .. id
-  local f = redis.call('HMGET', job, 'data', 'opts', 'timestamp', 'atm', 'mail:slow', 'mail:again', 'defa')
-  if f[6] then
-    marks = marks .. 'a'
-  end
-  if (tonumber(f[3]) or 0) < since_ms then
-    marks = marks .. 'r'
-  end
+  local f = redis.call('HMGET', job, 'data', 'opts', 'timestamp', 'atm', 'mail:slow', 'mail:again', 'defa',
+    'mail:suspect')
+  local marks = (f[6] and 'a' or '') .. (f[8] and 's' or '') .. ((tonumber(f[3]) or 0) < since_ms and 'r' or '')
   return { id, f[1] or '', f[2] or '', f[3] or '0', f[4] or '0', f[5] or '0', marks, f[7] or '' }
 end
 
--- Takes over a job whose process died; the ledger knows how far it was.
+-- Takes over a job whose process died; the ledger knows how far it was. Not while the app has paused the queue.
 local function adopt_orphan(process)
-  while true do
+  while not paused() do
     local id = redis.call('LPOP', OWN .. 'orphans')
     if not id then
       return nil
@@ -112,7 +109,7 @@ local function adopt_orphan(process)
       redis.call('SET', lock, token_of(process), 'PX', LOCK_MS)
       if redis.call('EXISTS', QUEUE .. id) == 1 then
         redis.call('HSET', taken_by(process), id, '')
-        return read_job(id, '')
+        return read_job(id)
       end
       redis.call('DEL', lock)
     end
@@ -140,12 +137,16 @@ end
 
 -- Whether an idle process is worth waking. Not for jobs that a fetch has just left where they stand.
 local function worth_waking()
-  if free == 0 then
+  if paused() then
     return false
   end
-  local standing = standing_jobs()
-  return redis.call('EXISTS', OWN .. 'orphans') == 1
-    or (standing > 0 and tostring(standing) ~= redis.call('HGET', OWN .. 'state', 'left'))
+  -- Those of dead processes count as active: under the app's own concurrency they may be what takes all of it.
+  if redis.call('EXISTS', OWN .. 'orphans') == 1 then
+    return true
+  end
+  local standing, seen = standing_jobs(), redis.call('HMGET', OWN .. 'state', 'left', 'left_at')
+  local known = tostring(standing) == seen[1] and NOW_MS - (tonumber(seen[2]) or 0) < LOOK_AGAIN_MS
+  return free > 0 and standing > 0 and not known
 end
 
 -- What an operator has decided about the job's campaign; true if the job is out of the way by that.
@@ -193,14 +194,18 @@ local function take_job(process, name)
       redis.call('SET', job .. ':lock', token_of(process), 'PX', LOCK_MS)
       redis.call('HSET', taken_by(process), id, '')
       if has_limiter and redis.call('INCR', QUEUE .. 'limiter') == 1 then
-        redis.call('PEXPIRE', QUEUE .. 'limiter', redis.call('HGET', QUEUE .. 'meta', 'duration') or 1000)
+        local duration_ms = tonumber(redis.call('HGET', QUEUE .. 'meta', 'duration')) or 1000
+        redis.call('PEXPIRE', QUEUE .. 'limiter', ms(math.max(math.floor(math.abs(duration_ms)), 1)))
       end
       redis.call('HSET', job, 'processedOn', ms(NOW_MS), 'pb', TOKEN_PREFIX .. name)
       redis.call('HINCRBY', job, 'ats', 1)
       emit('active', id, 'prev', 'waiting')
       local started, made, stalled = tonumber(f[4]) or 0, tonumber(f[3]) or 0, tonumber(f[5]) or 0
       local ours = string.sub(f[6] or '', 1, #TOKEN_PREFIX) == TOKEN_PREFIX
-      return read_job(id, not ours and (started > made or stalled > 0) and 's' or '')
+      if not ours and (started > made or stalled > 0) then
+        redis.call('HSET', job, 'mail:suspect', 1)
+      end
+      return read_job(id)
     end
   end
 end
@@ -216,8 +221,8 @@ local function put_back_foreign()
     end
   end
   if #foreign > 0 then
-    redis.call('HSET', OWN .. 'state', 'foreign', #foreign, 'left', standing_jobs())
+    redis.call('HSET', OWN .. 'state', 'foreign', #foreign, 'left', standing_jobs(), 'left_at', ms(NOW_MS))
   elseif redis.call('HEXISTS', OWN .. 'state', 'foreign') == 1 then
-    redis.call('HDEL', OWN .. 'state', 'foreign', 'left')
+    redis.call('HDEL', OWN .. 'state', 'foreign', 'left', 'left_at')
   end
 end

@@ -6,8 +6,9 @@
 -- KEYS[3]   mail:uncertain:msgs        HASH mail -> what is held
 -- KEYS[4]   dramatiq:mail              LIST of ids in the order in which producers queued them
 -- KEYS[5]   dramatiq:__heartbeats__    ZSET of living processes
+-- KEYS[6]   mail:control               HASH campaign -> paused:REASON | cancelled:REASON
 -- ARGV[1]   process
--- ARGV[2]   JSON [[what to do, id, …], …], with mails as in states.lua and what to keep as in bullmq.lua:
+-- ARGV[2]   JSON [[what to do, id, timestamp, …], …], with mails as in states.lua and what to keep as in bullmq.lua:
 --   done   mail, returnvalue, keep completed, keep failed   the ledger had its result before
 --   fail   reason, keep failed                              it can't become a mail
 --   delay  ms, attempts spent (0 or 1), reason, slow-downs  tried again later
@@ -21,6 +22,7 @@
 local process, settled = ARGV[1], 0
 open(KEYS[1], KEYS[2])
 local KEEP = { -1, -1, 0 }
+local BUSY_MS = 5000
 
 local function back(id, mail)
   local kind = mail and read_state(mail)
@@ -34,6 +36,17 @@ local function back(id, mail)
   redis.call('RPUSH', OWN .. 'orphans', id)
 end
 
+-- Spent: 1 if an attempt is, 0 if not; then the job counts as never started.
+local function put_off(id, wait_ms, spent)
+  redis.call('HDEL', QUEUE .. id, 'pb')
+  if spent == 1 then
+    redis.call('HINCRBY', QUEUE .. id, 'atm', 1)
+  else
+    redis.call('HINCRBY', QUEUE .. id, 'ats', -1)
+  end
+  delay(id, NOW_MS + wait_ms, wait_ms)
+end
+
 local actions = {
   done = function(id, mail, returnvalue, keep_completed, keep_failed)
     local kind, _, words = read_state(mail)
@@ -41,6 +54,9 @@ local actions = {
       finish(id, 'failed', words, keep_failed)
     elseif kind == 's' then
       finish(id, 'completed', returnvalue, keep_completed)
+    elseif kind then
+      -- Somebody is at it meanwhile.
+      put_off(id, BUSY_MS, 0)
     else
       finish(id, 'failed', 'the campaign is cancelled', keep_failed)
     end
@@ -49,35 +65,35 @@ local actions = {
     finish(id, 'failed', reason, keep_failed)
   end,
   delay = function(id, wait_ms, spent, reason, slow_downs)
-    local job = QUEUE .. id
-    redis.call('HDEL', job, 'pb')
-    if spent == 1 then
-      redis.call('HINCRBY', job, 'atm', 1)
-    else
-      redis.call('HINCRBY', job, 'ats', -1)
-    end
     if reason ~= '' then
-      blame(job, reason)
+      blame(QUEUE .. id, reason)
     end
-    redis.call('HSET', job, 'mail:slow', slow_downs)
-    delay(id, NOW_MS + wait_ms, wait_ms)
+    redis.call('HSET', QUEUE .. id, 'mail:slow', slow_downs)
+    put_off(id, wait_ms, spent)
   end,
   back = back,
   park = function(id, campaign)
-    redis.call('HINCRBY', QUEUE .. id, 'ats', -1)
-    park(id, campaign)
+    local state = redis.call('HGET', KEYS[6], campaign)
+    if state and string.sub(state, 1, 6) == 'paused' then
+      redis.call('HINCRBY', QUEUE .. id, 'ats', -1)
+      park(id, campaign)
+    else
+      give_back_job(id) -- It was resumed or cancelled meanwhile.
+    end
   end,
   hold = function(id, name, reason)
-    redis.call('HSET', KEYS[3], name, cjson.encode({ bullmq = { queue = KEYS[1], id = id } }))
+    local timestamp = redis.call('HGET', QUEUE .. id, 'timestamp')
+    redis.call('HSET', KEYS[3], name, cjson.encode({ bullmq = { queue = KEYS[1], id = id, timestamp = timestamp } }))
     finish(id, 'failed', 'uncertain: ' .. reason, KEEP)
+    redis.call('HSET', QUEUE .. id, 'mail:held', 1)
   end,
 }
 
 for _, item in ipairs(cjson.decode(ARGV[2])) do
-  local action, id = item[1], item[2]
+  local action, id, timestamp = item[1], item[2], item[3]
   if action == 'stranded' then
     local known = {}
-    for _, one in ipairs(item[3]) do
+    for _, one in ipairs(item[4]) do
       known[one] = true
     end
     local taken = redis.call('HGETALL', taken_by(process))
@@ -93,9 +109,9 @@ for _, item in ipairs(cjson.decode(ARGV[2])) do
         redis.call('RPUSH', KEYS[4], WAKE)
       end
     end
-  elseif release(id, process) then
+  elseif release(id, process, timestamp) then
     settled = settled + 1
-    actions[action](id, unpack(item, 3))
+    actions[action](id, unpack(item, 4))
   end
 end
 return settled

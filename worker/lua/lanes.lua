@@ -48,7 +48,8 @@ local function campaign_of(message)
   if type(id) == 'number' then
     id = string.format('%.0f', id)
   end
-  return type(id) == 'string' and #id <= MAX_ID_CHARACTERS and id or ''
+  -- What begins with a control character is no campaign: a lane of that kind is BullMQ's (bullmq_take.lua).
+  return type(id) == 'string' and #id <= MAX_ID_CHARACTERS and not string.find(id, '^%c') and id or ''
 end
 
 local function lanes_of(campaign)

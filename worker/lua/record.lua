@@ -12,7 +12,8 @@
 -- ARGV[1]   JSON {ledger_seconds, hold, pause_percent, pause_from, limits: [[mails, ms], …], process, queue and own: what
 --           the keys of BullMQ's queue begin with (see bullmq.lua)}
 -- ARGV[2]   JSON [[mail, claimant, result, words, job], …]; see states.lua. The claimant is empty if there was no claim.
---           A job is false, or [id, returnvalue, keep completed, keep failed] of the BullMQ job that the result finishes.
+--           A job is false, or [id, timestamp, returnvalue, keep completed, keep failed] of the BullMQ job that the
+--           result finishes.
 --             s sent   f failed   u uncertain   r refused for now, so that nothing is uncertain: the claim is given back
 --             w sent by somebody else: the database has it
 --             k maybe accepted, but the provider drops a second copy: nobody's claim, as old as the first one
@@ -53,8 +54,8 @@ local function pause_if_too_many_fail(campaign)
 end
 
 -- A mail's result and its job's end are one step: nothing can die between "sent" and "completed".
-local function finish_job(mail, words, id, returnvalue, keep_completed, keep_failed)
-  if not release(id, config.process) then
+local function finish_job(mail, words, id, timestamp, returnvalue, keep_completed, keep_failed)
+  if not release(id, config.process, timestamp) then
     return
   end
   if read_state(mail) == 's' then
@@ -91,13 +92,17 @@ for _, item in ipairs(results) do
     if kind == 'c' and detail == claimant then
       write_state(mail, 'c', '-', config.ledger_seconds, since_ms)
     end
-  elseif result == 'f' and claimant == '' and kind == 'c' then
+  elseif result == 'f' and claimant == '' and kind == 'c'
+    and redis.call('ZSCORE', config.heartbeats, string.match(detail, '^[^:]*')) then
     -- A second message of a mail that is being sent right now is broken: the first one's result counts.
   elseif kind ~= 's' and kind ~= 'f' then
     write_state(mail, result, words, config.ledger_seconds)
     if result == 'u' then
       list_uncertain(mail, KEYS[3], words, config.hold and 'held' or 'resent', config.ledger_seconds)
     else
+      if kind == 'c' and claimant == '' then
+        list_uncertain(mail, KEYS[3], 'its process died, and its job can\'t be tried again', 'resent', config.ledger_seconds)
+      end
       if kind == 'u' then
         -- A mail that was given up may have been accepted all the same: it stays listed.
         if result == 's' then

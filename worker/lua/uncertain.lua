@@ -13,10 +13,11 @@ end
 local job = decode(data).bullmq
 if job then
   open(job.queue, 'mail:bullmq:' .. job.queue)
-  if redis.call('ZREM', QUEUE .. 'failed', job.id) == 0 then
+  local same = redis.call('HGET', QUEUE .. job.id, 'timestamp') == job.timestamp
+  if not same or redis.call('ZREM', QUEUE .. 'failed', job.id) == 0 then
     return 0 -- Its app has removed it, or tried it again.
   end
-  redis.call('HDEL', QUEUE .. job.id, 'finishedOn', 'processedOn', 'failedReason')
+  redis.call('HDEL', QUEUE .. job.id, 'finishedOn', 'processedOn', 'failedReason', 'mail:held')
   delay(job.id, NOW_MS, 0)
 end
 local state = redis.call('HGET', KEYS[14], ARGV[2])

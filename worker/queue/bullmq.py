@@ -28,8 +28,8 @@ class BullJob:
     id: str
     data: bytes
     options: bytes
-    #: In ms since 1970, by the clock of the app.
-    timestamp_ms: int
+    #: In ms since 1970 by the clock of the app, as it has written it.
+    timestamp: str
     attempts_made: int
     slow_downs: int
     #: It failed for good before, and somebody wants it tried again.
@@ -49,7 +49,7 @@ class BullJob:
             id=identity.decode(errors="replace"),
             data=data,
             options=options,
-            timestamp_ms=_whole(timestamp),
+            timestamp=timestamp.decode(errors="replace"),
             attempts_made=_whole(attempts),
             slow_downs=_whole(slow_downs),
             wanted_again=b"a" in marks,
@@ -65,6 +65,7 @@ class JobSettlement:
 
     action: str
     job_id: str
+    timestamp: str
     values: tuple[object, ...] = ()
     #: Until it's due again.
     delay_seconds: float | None = None
@@ -89,33 +90,33 @@ def already_done(entry: Entry) -> JobSettlement:
     if job is None:
         raise ValueError("the entry has no job")
     values = (entry.for_script(), job.returnvalue("sent before"), job.keep_completed, job.keep_failed)
-    return JobSettlement("done", job.id, values)
+    return JobSettlement("done", job.id, job.timestamp, values)
 
 
-def fail(job_id: str, reason: str, keep_failed: list[float]) -> JobSettlement:
+def fail(job: BullJob, reason: str, keep_failed: list[float]) -> JobSettlement:
     """It can't become a mail."""
-    return JobSettlement("fail", job_id, (_words(reason), keep_failed))
+    return JobSettlement("fail", job.id, job.timestamp, (_words(reason), keep_failed))
 
 
-def delay(job_id: str, delay_ms: int, *, spent: bool, reason: str, slow_downs: int) -> JobSettlement:
+def delay(job: BullJob, delay_ms: int, *, spent: bool, reason: str, slow_downs: int) -> JobSettlement:
     """Tried again later. `spent`: an attempt is."""
     values = (delay_ms, int(spent), _words(reason), slow_downs)
-    return JobSettlement("delay", job_id, values, delay_ms / 1000)
+    return JobSettlement("delay", job.id, job.timestamp, values, delay_ms / 1000)
 
 
-def back(job_id: str, entry: Entry | None) -> JobSettlement:
+def back(job: BullJob, entry: Entry | None) -> JobSettlement:
     """Untouched to the next one that asks."""
-    return JobSettlement("back", job_id, (entry.for_script() if entry else False,))
+    return JobSettlement("back", job.id, job.timestamp, (entry.for_script() if entry else False,))
 
 
-def park(job_id: str, campaign_id: str) -> JobSettlement:
+def park(job: BullJob, campaign_id: str) -> JobSettlement:
     """Out of the way until its campaign is resumed."""
-    return JobSettlement("park", job_id, (campaign_id,))
+    return JobSettlement("park", job.id, job.timestamp, (campaign_id,))
 
 
-def hold(job_id: str, name: str, reason: str) -> JobSettlement:
+def hold(job: BullJob, name: str, reason: str) -> JobSettlement:
     """It failed, and waits for an operator under this name."""
-    return JobSettlement("hold", job_id, (name, _words(reason)))
+    return JobSettlement("hold", job.id, job.timestamp, (name, _words(reason)))
 
 
 class BullQueue:
@@ -131,7 +132,8 @@ class BullQueue:
         self._bullmq = bullmq
         self._process = process
         self._script = client.register_script(script("states", "bullmq", "jobs"))
-        self._keys = [*keys.bullmq_keys(bullmq), keys.HELD_MESSAGES, keys.WAITING, keys.HEARTBEATS]
+        others = [keys.HELD_MESSAGES, keys.WAITING, keys.HEARTBEATS, keys.CONTROL]
+        self._keys = [*keys.bullmq_keys(bullmq), *others]
         self._settlements: Coalescer[JobSettlement, None] = Coalescer(
             self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
         )
@@ -154,15 +156,15 @@ class BullQueue:
 
     async def give_back_all_but(self, known: "set[str]") -> None:
         """Gives back what was taken by a call whose answer was lost."""
-        await self._settle_all([JobSettlement("stranded", "", (sorted(known),))])
+        await self._settle_all([JobSettlement("stranded", "", "", (sorted(known),))])
 
     async def leave(self) -> None:
         """Gives back what is left, and lets somebody else listen."""
         await self._settlements.flush()
-        await self._settle_all([JobSettlement("stranded", "", ([],)), JobSettlement("leave", "")])
+        await self._settle_all([JobSettlement("stranded", "", "", ([],)), JobSettlement("leave", "", "")])
 
     async def _settle_all(self, settlements: list[JobSettlement]) -> list[None]:
-        items = [[settlement.action, settlement.job_id, *settlement.values] for settlement in settlements]
+        items = [[one.action, one.job_id, one.timestamp, *one.values] for one in settlements]
         await self._script(keys=self._keys, args=[self._process, json.dumps(items)])
         return [None] * len(settlements)
 

@@ -77,7 +77,7 @@ class BullJobs:
             # The job itself stays out of the log: it holds an address and a mail.
             logger.exception("job %s: unexpected error", bull_job.id)
             if bull_job.attempts_made >= MAX_UNEXPECTED_ERRORS:
-                return bullmq.fail(bull_job.id, f"unexpected error: {error!r}", options.keep_failed.for_script())
+                return bullmq.fail(bull_job, f"unexpected error: {error!r}", options.keep_failed.for_script())
             return _later(bull_job, UNEXPECTED_ERROR_DELAY_MS, reason=f"unexpected error: {error!r}", spent=True)
 
     async def _deliver(self, bull_job: BullJob, options: JobOptions) -> JobSettlement | None:
@@ -126,20 +126,21 @@ class BullJobs:
         if recipient is None:
             return self._refuse(bull_job, options, reason)
         await self._pause(recipient[0], reason)
-        return bullmq.park(bull_job.id, recipient[0])
+        return bullmq.park(bull_job, recipient[0])
 
     def _refuse(self, bull_job: BullJob, options: JobOptions, reason: str) -> JobSettlement:
         logger.warning("job %s of %s isn't a mail: %s", bull_job.id, self._queue, reason)
-        return bullmq.fail(bull_job.id, f"not a mail: {reason}", options.keep_failed.for_script())
+        return bullmq.fail(bull_job, f"not a mail: {reason}", options.keep_failed.for_script())
 
     def _identity(self, bull_job: BullJob) -> str:
         """Ids begin at 1 again after `obliterate`; with the time they don't come twice."""
-        text = f"{self._queue}\0{bull_job.id}\0{bull_job.timestamp_ms}"
+        text = f"{self._queue}\0{bull_job.id}\0{bull_job.timestamp}"
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
 
     def _queued_job(self, bull_job: BullJob, options: JobOptions, mail_id: str) -> QueuedJob:
         return QueuedJob(
             bull_job.id,
+            bull_job.timestamp,
             mail_id,
             wanted_again=bull_job.wanted_again,
             may_have_been_sent=bull_job.may_have_been_sent,
@@ -155,14 +156,14 @@ def _settlement(bull_job: BullJob, entry: Entry, disposition: Disposition) -> Jo
         case Before():
             return bullmq.already_done(entry)
         case Back():
-            return bullmq.back(bull_job.id, entry)
+            return bullmq.back(bull_job, entry)
         case Parked(campaign_id=campaign_id):
-            return bullmq.park(bull_job.id, campaign_id)
+            return bullmq.park(bull_job, campaign_id)
         case Held(name=name, reason=reason):
-            return bullmq.hold(bull_job.id, name, reason)
+            return bullmq.hold(bull_job, name, reason)
         case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs, reason=reason):
             return bullmq.delay(
-                bull_job.id,
+                bull_job,
                 delay_ms,
                 spent=attempts > bull_job.attempts_made,
                 reason=reason,
@@ -171,4 +172,4 @@ def _settlement(bull_job: BullJob, entry: Entry, disposition: Disposition) -> Jo
 
 
 def _later(bull_job: BullJob, delay_ms: int, *, reason: str = "", spent: bool = False) -> JobSettlement:
-    return bullmq.delay(bull_job.id, delay_ms, spent=spent, reason=reason, slow_downs=bull_job.slow_downs)
+    return bullmq.delay(bull_job, delay_ms, spent=spent, reason=reason, slow_downs=bull_job.slow_downs)
