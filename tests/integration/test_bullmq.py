@@ -305,7 +305,7 @@ def test_reconcile_finds_recipients_in_each_of_bullmqs_states(
     code, text = programs.run("reconcile", campaign.id)
     assert code == 1
     assert "       4 waiting in the queue" in text
-    assert "       1 in the dead letters (see mail-worker dead list) or failed in BullMQ without a result" in text
+    assert "       1 failed in BullMQ's queue, as cancelled or by another worker" in text
     assert "       2 missing" in text
 
 
@@ -321,7 +321,7 @@ def test_check_says_what_it_finds(app: App, programs: Programs, queue: redis.Red
     queue.zadd(f"{BULLMQ}:completed", {f"old-{number}": number for number in range(6000)})
     text = programs.run("check")[1]
     assert "the app has paused it: nothing is taken until it calls queue.resume()" in text
-    assert "1 other workers are on it" in text
+    assert "others work on it too (1 connected)" in text
     assert "completed jobs are kept and take about" in text
     code, text = programs.run("check", BULLMQ_QUEUE="other")
     assert code == 0
@@ -390,3 +390,20 @@ def test_each_job_wakes_an_idle_process_without_a_heartbeats_help(app: App, prog
         ids = [app.ask("add", name="x", data=job, opts={}) for _ in range(1 + number % 3)]
         for identity in ids:
             wait_until(lambda identity=identity: app.ask("state", id=identity) == "completed")  # type: ignore[misc]
+
+
+def test_a_campaign_that_no_row_can_have_keeps_no_other_one_from_being_recorded(
+    app: App, programs: Programs, database: Connection, make_rows: Callable[[int], Campaign]
+) -> None:
+    campaign = make_rows(3)
+    recorder = programs.start("record")
+    programs.start("run", **QUIET)
+    # By hand, and by the app: ids that aren't those of the table.
+    assert programs.run("cancel", "typo")[0] == 0
+    assert programs.run("resume", "typo")[0] == 0
+    wrong = {**jobs_of(campaign)[0]["data"], "campaignId": 7}
+    app.ask("addBulk", jobs=[{"name": "x", "data": wrong}, *jobs_of(campaign)])
+    wait_until(lambda: status(database, campaign) == "sent")
+    recorder.wait_for("campaign 7 can't be closed: Supabase refuses a value")
+    assert rows_sent(database, campaign) == 3
+    assert "typo" not in programs.run("status")[1]

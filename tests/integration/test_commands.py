@@ -134,7 +134,7 @@ def test_enqueue_without_redis(programs: Programs, services: Services, tmp_path:
 
 
 def test_status(programs: Programs, tmp_path: Path) -> None:
-    assert "processes  none: nothing will be sent" in programs.run("status")[1]
+    assert "workers    none: nothing will be sent" in programs.run("status")[1]
     worker = programs.start("run", SUPERVISOR_PROCESS_NAME="worker-7")
     worker.wait_for("mails at once")
     code, printed = programs.run("status")

@@ -239,7 +239,7 @@ def test_a_campaign_goes_through_three_containers(
     )
     assert [host.stop(name) for name in (*workers, recorder)] == [0] * 4
     assert all("Stopped." in host.log(name) for name in (*workers, recorder))
-    assert "processes  none" in host.run("status")[1]
+    assert "workers    none" in host.run("status")[1]
 
 
 def test_a_stop_finishes_what_it_sends_and_doubles_nothing(

@@ -297,7 +297,7 @@ async def test_the_app_and_the_workers_share_bullmqs_queue(
         app.ask("worker")
         found = check_bullmq(cast(Settings, SimpleNamespace(redis_url=broker.url("worker"), bullmq=BULLMQ)))
         assert found.startswith(f"{BULLMQ} of bullmq:{major}.")
-        assert "other workers are on it" in found
+        assert "others work on it too" in found
         app.ask("workerClose")
         looked = probe_redis(
             cast(RedisUrl, parse_redis_url(broker.url("worker"))),

@@ -65,6 +65,11 @@ def bullmq_own(bullmq: str) -> str:
     return f"mail:bullmq:{bullmq}"
 
 
+def bullmq_parked(bullmq: str, campaign_id: str) -> str:
+    """SET of ids of a paused campaign's jobs."""
+    return f"{bullmq_own(bullmq)}:parked:{campaign_id}"
+
+
 def bullmq_keys(bullmq: str) -> list[str]:
     """How a script is told of a BullMQ queue. Without one (empty) both are the same: a Redis user whose rights name
     keys may not pass an empty one."""

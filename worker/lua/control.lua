@@ -22,7 +22,10 @@ elseif action == 'resume' then
   end
   redis.call('HDEL', CONTROL, campaign)
   if string.sub(state, 1, 6) ~= 'paused' then
-    redis.call('SADD', KEYS[12], campaign)
+    -- Not one that nobody has seen yet: its id may have been wrong.
+    if redis.call('EXISTS', counts, 'mail:ledger:' .. campaign) > 0 then
+      redis.call('SADD', KEYS[12], campaign)
+    end
     return 2
   end
   -- What failed until now doesn't pause it once more.

@@ -99,12 +99,12 @@ def _remarks(client: "redis.Redis", view: BullView) -> Iterator[str]:
     if view.paused:
         yield "the app has paused it: nothing is taken until it calls queue.resume()"
     if foreign := foreign_jobs(client, view.name):
-        yield f"{foreign} at its head belong to a scheduler or a flow: they are left to a worker of BullMQ's own"
+        yield f"{foreign} jobs at its head are a scheduler's or a flow's: left to BullMQ's own workers"
     workers = other_workers(client, view.name, {process.name for process in alive(client)})
     if workers is None:
         yield "Redis doesn't tell whether other workers are on it"
     elif workers:
-        yield f"{workers} other workers are on it: jobs are shared with them, see docs/migrate-from-bullmq.md"
+        yield f"others work on it too ({workers} connected): jobs are shared, see docs/migrate-from-bullmq.md"
     if view.completed > UNBOUNDED_JOBS:
         megabytes = completed_bytes(client, view) / 1_000_000
         yield (

@@ -19,10 +19,23 @@ SHOWN_BODY_CHARACTERS = 500
 
 def pause(settings: Settings, options: Namespace) -> int:
     """`mail-worker pause CAMPAIGN`"""
-    if not Control(connect(settings.redis_url), settings.bullmq).pause(options.campaign):
-        raise OperatorMistake(f"Campaign {options.campaign} was paused or cancelled before.")
+    control = Control(connect(settings.redis_url), settings.bullmq)
+    known = control.knows(options.campaign)
+    if not control.pause(options.campaign):
+        raise OperatorMistake(
+            f"Campaign {options.campaign} was paused or cancelled before: mail-worker resume takes either back."
+        )
     print(f"campaign {options.campaign} is paused; its mails wait")
+    if not known:
+        _doubt(options.campaign)
     return 0
+
+
+def _doubt(campaign: str) -> None:
+    print(
+        f"No mail of it has been seen yet: if its id is wrong, take that back: mail-worker resume {campaign}",
+        flush=True,
+    )
 
 
 def resume(settings: Settings, options: Namespace) -> int:
@@ -34,7 +47,8 @@ def resume(settings: Settings, options: Namespace) -> int:
         print(f"campaign {options.campaign} goes on")
     else:
         print(
-            f"campaign {options.campaign} isn't cancelled any more; queue its jobs again: who got a mail gets no other"
+            f"campaign {options.campaign} isn't cancelled any more; queue its jobs again, or retry the failed ones in"
+            " Bull Board: who got a mail gets no other"
         )
     return 0
 
@@ -46,11 +60,9 @@ def cancel(settings: Settings, options: Namespace) -> int:
     dropped = control.cancel(options.campaign)
     print(f"campaign {options.campaign} is cancelled; {dropped} waiting mails won't be sent", flush=True)
     if settings.bullmq:
-        print(f"its jobs in {settings.bullmq} fail when their turn comes", flush=True)
+        print(f"those in {settings.bullmq} fail when their turn comes", flush=True)
     if not known:
-        print(
-            f"No mail of it has been seen yet. Is its id wrong? Take that back: mail-worker resume {options.campaign}"
-        )
+        _doubt(options.campaign)
     if not control.wait_for_mails_in_flight():
         print(
             "Some mails that were on their way before are still without a server's reply: they may arrive.",
@@ -65,6 +77,8 @@ def priority(settings: Settings, options: Namespace) -> int:
     """`mail-worker priority CAMPAIGN PRIORITY`"""
     Control(connect(settings.redis_url), settings.bullmq).set_priority(options.campaign, options.priority)
     print(f"campaign {options.campaign} has the priority {options.priority}")
+    if settings.bullmq:
+        print(f"that's for files and Dramatiq's queue: in {settings.bullmq} BullMQ's own priority holds")
     return 0
 
 
@@ -156,7 +170,8 @@ def reconcile(settings: Settings, options: Namespace) -> int:
             (report.failed, "failed for good"),
             (report.waiting, "waiting in the queue"),
             (report.held, "held: see mail-worker uncertain list"),
-            (report.dead, "in the dead letters (see mail-worker dead list) or failed in BullMQ without a result"),
+            (report.dead, "in the dead letters: see mail-worker dead list"),
+            (report.ended, "failed in BullMQ's queue, as cancelled or by another worker: retry them in Bull Board"),
             (report.missing, "missing: neither sent nor failed, and in no queue"),
             (report.without_row, "without a row in the database"),
         ):

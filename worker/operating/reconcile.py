@@ -16,6 +16,8 @@ from worker.queue.producer import enqueue, read_jobs
 from worker.recording.database import Recipient
 
 LOOK_AT_ONCE = 500
+#: Of BullMQ's jobs, in the order in which they go on.
+_STATES = ("delayed", "prioritized", "wait", "paused", "active")
 
 
 class Recipients(Protocol):
@@ -38,6 +40,8 @@ class Report:
     waiting: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
+    #: Failed in BullMQ's queue without a result of ours.
+    ended: set[str] = field(default_factory=set)
     #: Neither sent nor failed, and no message is left that could change that.
     missing: set[str] = field(default_factory=set)
 
@@ -63,8 +67,8 @@ class Reconciliation:
         rows = {row.subscriber_id: row.sent for row in self._database.recipients(self._campaign_id)}
         # Messages come before the ledger: who leaves the queue in the meantime is in the ledger then.
         waiting = self._in(keys.MESSAGES) | self._in(keys.DELAYED_MESSAGES) | self._in(keys.MESSAGES)
-        waiting |= self._jobs_in("delayed", "prioritized", "wait", "paused", "active", "delayed", "wait")
-        dead = self._in(keys.DEAD_LETTER_MESSAGES) | self._jobs_in("failed")
+        waiting |= self._jobs_in("waiting-children", *_STATES, *_STATES[:3])
+        dead, ended = self._in(keys.DEAD_LETTER_MESSAGES), self._jobs_in("failed")
         held = self._held()
         states = self._states()
         on_their_way = self._outbox()
@@ -84,6 +88,8 @@ class Reconciliation:
                 report.held.add(subscriber_id)
             elif subscriber_id in dead:
                 report.dead.add(subscriber_id)
+            elif subscriber_id in ended:
+                report.ended.add(subscriber_id)
             else:
                 report.missing.add(subscriber_id)
         return report

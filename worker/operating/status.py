@@ -28,6 +28,8 @@ class CampaignCounts:
     failed: int
     uncertain: int
     waiting: int
+    #: Its jobs in BullMQ's queue that are put off, because it's paused.
+    parked: int
     state: str
 
 
@@ -108,7 +110,8 @@ def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit], bu
     in_work = sum(answers[11:])
     paused = {name for name, state in control.items() if state.startswith(b"paused")}
     campaigns = [
-        _campaign(client, name.decode(), control.get(name, b"").decode()) for name in sorted({*campaign_ids, *paused})
+        _campaign(client, name.decode(), control.get(name, b"").decode(), bullmq)
+        for name in sorted({*campaign_ids, *paused})
     ]
     heads += [client.lindex(keys.lane(campaign.campaign_id), 0) for campaign in campaigns]
     ages = [age for age in (_age_seconds(client, head) for head in heads) if age is not None]
@@ -151,8 +154,8 @@ def show(status: Status) -> Iterator[str]:
         yield f"held       {status.held} mails that may have been accepted: see mail-worker uncertain list"
     if status.dead_letters:
         yield f"dead       {status.dead_letters} messages that can't be worked on: see mail-worker dead list"
-    if not status.processes:
-        yield "processes  none: nothing will be sent; look at supervisorctl status on the hosts"
+    if not any(process.concurrency for process in status.processes):
+        yield "workers    none: nothing will be sent; look at supervisorctl status on the hosts"
     now = time.time()
     for process in status.processes:
         at_once = f", {process.concurrency} mails at once" if process.concurrency else ""
@@ -161,9 +164,10 @@ def show(status: Status) -> Iterator[str]:
     for campaign in status.campaigns:
         uncertain = f", {campaign.uncertain} uncertain" if campaign.uncertain else ""
         state = f"; {campaign.state}" if campaign.state else ""
+        parked = f", {campaign.parked} put off" if campaign.parked else ""
         yield (
             f"campaign   {campaign.campaign_id}: {campaign.sent} sent, {campaign.failed} failed{uncertain},"
-            f" {campaign.waiting} waiting{state}"
+            f" {campaign.waiting} waiting{parked}{state}"
         )
     for limit, used in zip(account.limits, account.used, strict=True):
         yield f"limit      {used} of {limit.mails} mails in {duration(limit.window_ms / 1000)}"
@@ -234,9 +238,10 @@ def _age_seconds(client: "redis.Redis", identity: bytes | None) -> float | None:
         return None  # It was taken in the meantime, or is rubbish that the dead letters will show.
 
 
-def _campaign(client: "redis.Redis", campaign_id: str, state: str) -> CampaignCounts:
+def _campaign(client: "redis.Redis", campaign_id: str, state: str, bullmq: str) -> CampaignCounts:
     sent, failed, uncertain = client.hmget(keys.counts(campaign_id), ["sent", "failed", "uncertain"])
     waiting: Any = client.llen(keys.lane(campaign_id))
+    parked: Any = client.scard(keys.bullmq_parked(bullmq, campaign_id))
     return CampaignCounts(
-        campaign_id, int(sent or 0), int(failed or 0), int(uncertain or 0), waiting, state.replace(":", ": ", 1)
+        campaign_id, int(sent or 0), int(failed or 0), int(uncertain or 0), waiting, parked, state.replace(":", ": ", 1)
     )

@@ -67,7 +67,7 @@ class Control:
 
     def knows(self, campaign_id: str) -> bool:
         """Whether a mail of it was sent, has failed or waits. Messages that no process has seen yet don't count."""
-        parked = f"{keys.bullmq_own(self._bullmq)}:parked:{campaign_id}"
+        parked = keys.bullmq_parked(self._bullmq, campaign_id)
         found: Any = self._client.exists(
             keys.counts(campaign_id), keys.ledger(campaign_id), keys.lane(campaign_id), parked
         )

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from worker.base import keys
-from worker.errors import DatabaseRejected
+from worker.errors import DatabaseRejected, DatabaseUnavailable
 from worker.ledger.uncertain import UncertainMails
 from worker.recording.database import Database
 
@@ -21,6 +21,8 @@ LEDGER_KEPT_SECONDS = 7 * 86_400
 WATCH_CLOSED_SECONDS = 600.0
 LOOK_AT_CLOSED_SECONDS = 10.0
 LOOK_AT_OPEN_SECONDS = 90.0
+#: After so many campaigns that can't be closed, it's the database that has the trouble.
+MOST_TROUBLED = 3
 
 logger = logging.getLogger(__name__)
 
@@ -47,31 +49,40 @@ class Campaigns:
         seconds after which it's worth looking again, though nothing happens.
 
         Raises:
-            redis.RedisError, DatabaseUnavailable: one of the two is away; nothing is lost.
+            redis.RedisError: Redis is away; nothing is lost.
         """
         members: Any = self._client.smembers(keys.OPEN_CAMPAIGNS)
         open_campaigns = {member.decode() for member in members}
         self._looks = {campaign: look for campaign, look in self._looks.items() if campaign in open_campaigns}
+        troubled = 0
         for campaign_id in open_campaigns:
-            sent, failed = self._counts(campaign_id)
-            look = self._looks.get(campaign_id)
-            now = time.monotonic()
-            if look and sent + failed < look.complete_from and now - look.at < LOOK_AGAIN_SECONDS:
-                continue
-            # Read between the counts and the database: it holds all results that are in the one and not in the other.
-            waiting: Any = self._client.xlen(keys.OUTBOX)
             try:
-                unsent = self._database.count_unsent(campaign_id)
-                if unsent <= failed and self._all_failed(campaign_id):
-                    self._close(campaign_id, sent, failed)
-                    continue
+                self._look_at(campaign_id)
             except DatabaseRejected as error:
                 logger.error("campaign %s can't be closed: %s", campaign_id, error)
                 self._client.srem(keys.OPEN_CAMPAIGNS, campaign_id)
-                continue
+            except DatabaseUnavailable as error:
+                # One campaign's trouble keeps no other one from being closed, and no result from being recorded.
+                logger.error("campaign %s can't be closed yet: %s", campaign_id, error)
+                troubled += 1
+                if troubled == MOST_TROUBLED:
+                    return LOOK_AT_CLOSED_SECONDS
+        return LOOK_AT_CLOSED_SECONDS if self._watch_closed() or troubled else LOOK_AT_OPEN_SECONDS
+
+    def _look_at(self, campaign_id: str) -> None:
+        sent, failed = self._counts(campaign_id)
+        look = self._looks.get(campaign_id)
+        now = time.monotonic()
+        if look and sent + failed < look.complete_from and now - look.at < LOOK_AGAIN_SECONDS:
+            return
+        # Read between the counts and the database: it holds all results that are in the one and not in the other.
+        waiting: Any = self._client.xlen(keys.OUTBOX)
+        unsent = self._database.count_unsent(campaign_id)
+        if unsent <= failed and self._all_failed(campaign_id):
+            self._close(campaign_id, sent, failed)
+        else:
             # Each further result takes at most one recipient off the unsent ones that haven't failed.
             self._looks[campaign_id] = _Look(now, sent + failed + max(unsent - failed - waiting, 0))
-        return LOOK_AT_CLOSED_SECONDS if self._watch_closed() else LOOK_AT_OPEN_SECONDS
 
     def _watch_closed(self) -> bool:
         found: Any = self._client.zrange(keys.CLOSED_CAMPAIGNS, 0, -1, withscores=True)
@@ -84,8 +95,8 @@ class Campaigns:
                     # Its status is what its app says after the last mail; or there are more recipients by now.
                     self._client.sadd(keys.OPEN_CAMPAIGNS, campaign_id)
                     still_watched = False
-            except DatabaseRejected:
-                still_watched = False
+            except (DatabaseRejected, DatabaseUnavailable):
+                still_watched = time.time() * 1000 - closed_at_ms < WATCH_CLOSED_SECONDS * 1000
             if not still_watched:
                 self._client.zrem(keys.CLOSED_CAMPAIGNS, member)
         return bool(found)

@@ -102,9 +102,11 @@ class SupabaseDatabase:
         names = self._settings
         query = (
             self._client.table(names.recipients_table)
-            .select(names.recipient_subscriber_column, count=CountMethod.exact, head=True)
+            # Not by HEAD, whose answer has no body that could say what is wrong.
+            .select(names.recipient_subscriber_column, count=CountMethod.exact)
             .eq(names.recipient_campaign_column, campaign_id)
             .not_.is_(names.recipient_sent_column, "true")
+            .limit(1)
         )
         return self._execute(query, names.recipients_table).count or 0
 
@@ -237,7 +239,6 @@ def _explained(error: APIError, url: str, table: str) -> DatabaseRejected | Data
         return DatabaseUnavailable(
             f"Supabase refuses the key ({message}): check SUPABASE_SECRET_KEY (or SUPABASE_SERVICE_ROLE_KEY)."
         )
-    # A count is a HEAD, whose answer has no body that could say more than 404.
     if code in ("PGRST205", "42P01", "404"):
         return DatabaseUnavailable(
             f"Supabase has no table {table} ({message}): set SUPABASE_CAMPAIGNS_TABLE and SUPABASE_RECIPIENTS_TABLE."

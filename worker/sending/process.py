@@ -109,7 +109,12 @@ async def _run(settings: Settings) -> None:
         jobs=Jobs(bull_queue, _bull_jobs(settings, delivery, pause, sent_rows)) if settings.bullmq else None,
     )
     logger.info(
-        "%s %s sends by %s, %d mails at once.", name, running_version(), destination(settings), settings.concurrency
+        "%s %s sends by %s, %d mails at once%s.",
+        name,
+        running_version(),
+        destination(settings),
+        settings.concurrency,
+        f", and takes jobs of {settings.bullmq}" if settings.bullmq else "",
     )
     stopped = asyncio.create_task(_announce(stopping, settings))
     await worker.run(stopping, settings.stop_timeout_seconds)
