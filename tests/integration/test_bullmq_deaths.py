@@ -574,3 +574,20 @@ async def test_a_message_of_a_campaign_named_like_bullmqs_lane(process: MakeCons
     queue.hset(keys.MESSAGES, "i", json.dumps({"args": [{"campaignId": "\x01bullmq"}], "options": {}}))
     queue.rpush(keys.WAITING, "i")
     assert len((await process().fetch()).messages) == 1
+
+
+async def test_two_jobs_of_one_recipient_and_node_dies_with_one(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 2)
+    job = app.ask("take", token="node")
+    consumer = process()
+    [second] = await consumer.take()
+    await consumer.send(second)
+    queue.delete(f"{BULLMQ}:{job['id']}:lock")
+    for _ in range(2):
+        queue.delete(f"{BULLMQ}:stalled-check")
+        await consumer.beat()
+    [first] = await consumer.take()
+    assert await consumer.claim(first) is Verdict.DONE
+    assert listed(queue) == ["another worker took a second job of it and never finished"]

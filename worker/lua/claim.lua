@@ -133,6 +133,10 @@ local function claim(mail, claimant, job, again, suspect)
   if reopened then
     kind = nil
   end
+  if kind == 's' and suspect and redis.call('HEXISTS', KEYS[3], mail[4]) == 0 then
+    list_uncertain(mail, KEYS[3], 'another worker took a second job of it and never finished', 'resent',
+      config.ledger_seconds)
+  end
   if kind == 's' or kind == 'f' then
     return 'done', 0
   elseif kind == 'u' and config.hold then
