@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from worker.base import keys
-from worker.errors import DatabaseRejected, DatabaseUnavailable
+from worker.errors import DatabaseRejected, DatabaseTooSlow
 from worker.ledger.uncertain import UncertainMails
 from worker.recording.database import Database
 
@@ -21,8 +21,6 @@ LEDGER_KEPT_SECONDS = 7 * 86_400
 WATCH_CLOSED_SECONDS = 600.0
 LOOK_AT_CLOSED_SECONDS = 10.0
 LOOK_AT_OPEN_SECONDS = 90.0
-#: After so many campaigns that can't be closed, it's the database that has the trouble.
-MOST_TROUBLED = 3
 
 logger = logging.getLogger(__name__)
 
@@ -49,25 +47,21 @@ class Campaigns:
         seconds after which it's worth looking again, though nothing happens.
 
         Raises:
-            redis.RedisError: Redis is away; nothing is lost.
+            redis.RedisError, DatabaseUnavailable: one of the two is away; nothing is lost.
         """
         members: Any = self._client.smembers(keys.OPEN_CAMPAIGNS)
         open_campaigns = {member.decode() for member in members}
         self._looks = {campaign: look for campaign, look in self._looks.items() if campaign in open_campaigns}
-        troubled = 0
         for campaign_id in open_campaigns:
             try:
                 self._look_at(campaign_id)
             except DatabaseRejected as error:
                 logger.error("campaign %s can't be closed: %s", campaign_id, error)
                 self._client.srem(keys.OPEN_CAMPAIGNS, campaign_id)
-            except DatabaseUnavailable as error:
+            except DatabaseTooSlow as error:
                 # One campaign's trouble keeps no other one from being closed, and no result from being recorded.
                 logger.error("campaign %s can't be closed yet: %s", campaign_id, error)
-                troubled += 1
-                if troubled == MOST_TROUBLED:
-                    return LOOK_AT_CLOSED_SECONDS
-        return LOOK_AT_CLOSED_SECONDS if self._watch_closed() or troubled else LOOK_AT_OPEN_SECONDS
+        return LOOK_AT_CLOSED_SECONDS if self._watch_closed() else LOOK_AT_OPEN_SECONDS
 
     def _look_at(self, campaign_id: str) -> None:
         sent, failed = self._counts(campaign_id)
@@ -95,8 +89,8 @@ class Campaigns:
                     # Its status is what its app says after the last mail; or there are more recipients by now.
                     self._client.sadd(keys.OPEN_CAMPAIGNS, campaign_id)
                     still_watched = False
-            except (DatabaseRejected, DatabaseUnavailable):
-                still_watched = time.time() * 1000 - closed_at_ms < WATCH_CLOSED_SECONDS * 1000
+            except DatabaseRejected:
+                still_watched = False
             if not still_watched:
                 self._client.zrem(keys.CLOSED_CAMPAIGNS, member)
         return bool(found)
