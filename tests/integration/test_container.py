@@ -219,7 +219,7 @@ def test_a_campaign_goes_through_three_containers(
     host: Host, services: Services, make_campaign: MakeCampaign, tmp_path: Path
 ) -> None:
     code, printed = host.run("check")
-    assert (code, [line[:4] for line in printed.splitlines()]) == (0, ["ok  "] * 4), printed
+    assert (code, [line[:4] for line in printed.splitlines()]) == (0, ["ok  "] * 5), printed
     recorder = host.start("mail-recorder")
     workers = [host.start("mail-worker@", "00")]
     wait_until(lambda: host.healthy(workers[0]) and host.healthy(recorder))
