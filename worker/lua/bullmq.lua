@@ -264,7 +264,7 @@ end
 -- somebody's hand has written there: a job that is in none of the lists would be lost.
 local function finish(id, state, value, keep)
   local ok, problem = pcall(finish_unsafely, id, state, value, keep)
-  if not ok then
+  if not ok and redis.call('EXISTS', QUEUE .. id) == 1 then
     redis.call('ZADD', QUEUE .. state, ms(NOW_MS), id)
     redis.call('HSET', QUEUE .. id, 'failedReason', 'its end went wrong: ' .. tostring(problem), 'finishedOn', ms(NOW_MS))
   end

@@ -48,8 +48,6 @@ local function prepare_jobs()
   local limited_ms
   free, limited_ms = room()
   has_limiter = redis.call('HEXISTS', QUEUE .. 'meta', 'max') == 1
-  turns = redis.call('LLEN', QUEUE .. 'wait') > 1 and near_campaign(0) ~= near_campaign(-1)
-  from_head = turns and redis.call('HINCRBY', OWN .. 'state', 'turn', 1) % 2 == 0
   if due_ms or limited_ms then
     return math.min(due_ms or math.huge, limited_ms or math.huge)
   end
@@ -117,6 +115,10 @@ local function adopt_orphan(process)
 end
 
 local function next_waiting()
+  if turns == nil then -- Two bodies are read for that, so not where no job is taken.
+    turns = redis.call('LLEN', QUEUE .. 'wait') > 1 and near_campaign(0) ~= near_campaign(-1)
+    from_head = turns and redis.call('HINCRBY', OWN .. 'state', 'turn', 1) % 2 == 0
+  end
   if turns then
     from_head = not from_head
   end
