@@ -64,6 +64,22 @@ def database(services: Services) -> Iterator["psycopg.Connection[tuple[object, .
 
 
 @pytest.fixture
+def unindexed(
+    make_campaign: MakeCampaign, services: Services, database: "psycopg.Connection[tuple[object, ...]]"
+) -> Iterator[str]:
+    """The name of a table of recipients in which looking up some takes its time, as without an index."""
+    make_campaign(3)
+    database.execute(
+        "CREATE VIEW unindexed AS SELECT found.* FROM (SELECT pg_sleep(0.3)) AS sleep, campaign_subscribers AS found;"
+        "GRANT SELECT ON unindexed TO service_role"
+    )
+    services.control("postgrest", "restart")
+    yield "unindexed"
+    database.execute("DROP VIEW unindexed")
+    services.control("postgrest", "restart")
+
+
+@pytest.fixture
 def make_campaign(services: Services, tmp_path: Path) -> MakeCampaign:
     """Makes a campaign of so many recipients: its rows in the database, its jobs in jobs.jsonl."""
 

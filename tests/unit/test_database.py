@@ -1,10 +1,10 @@
 """How answers of PostgREST are told apart, and how requests are cut to length."""
 
 import pytest
-from postgrest.exceptions import APIError
 
 from worker.errors import DatabaseRejected, DatabaseTooSlow, DatabaseUnavailable
-from worker.recording.database import MAX_ID_BYTES, _by_length, _explained
+from worker.recording.answers import explain_error, misshapen
+from worker.recording.database import MAX_ID_BYTES, _by_length
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,11 @@ from worker.recording.database import MAX_ID_BYTES, _by_length, _explained
     [
         ("22P02", "invalid input syntax for type uuid", DatabaseRejected, "refuses a value"),
         ("23514", "violates check constraint", DatabaseRejected, "refuses a value"),
+        ("P0001", "not this one", DatabaseRejected, "refuses a value"),
+        ("APP01", "a code of the app's own", DatabaseRejected, "refuses a value"),
+        ("PT402", "not paid", DatabaseRejected, "refuses a value"),
+        ("40P01", "deadlock detected", DatabaseUnavailable, "40P01"),
+        ("XX000", "internal error", DatabaseUnavailable, "XX000"),
         ("401", "Invalid API key", DatabaseUnavailable, "SUPABASE_SECRET_KEY"),
         ("PGRST301", "JWT expired", DatabaseUnavailable, "SUPABASE_SECRET_KEY"),
         ("PGRST205", "Could not find the table", DatabaseUnavailable, "SUPABASE_RECIPIENTS_TABLE"),
@@ -22,9 +27,36 @@ from worker.recording.database import MAX_ID_BYTES, _by_length, _explained
     ],
 )
 def test_errors_are_told_apart(code: str, message: str, kind: type[Exception], words: str) -> None:
-    error = _explained(APIError({"code": code, "message": message}), "https://x.example", "campaign_subscribers")
+    error = explain_error(code, message, "https://x.example", "campaign_subscribers")
     assert type(error) is kind
     assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("method", "content_range", "body", "problem"),
+    [
+        ("GET", "0-1/*", b'[{"id":1}]', None),
+        ("GET", "*/*", b"[]", None),
+        ("PATCH", "*/0", b"", None),
+        ("PATCH", "0-9/10", b"", None),
+        ("GET", "", b"[]", "Content-Range"),
+        ("PATCH", "", b"", "Content-Range"),
+        ("PATCH", "rows 0-9/10", b"", "Content-Range"),
+        ("GET", "*/*", b"<html>Hello</html>", "list of rows"),
+        ("GET", "*/*", b"", "list of rows"),
+        ("GET", "*/*", b'{"id":1}', "list of rows"),
+    ],
+)
+def test_an_answer_has_the_shape_that_was_asked_for(
+    method: str, content_range: str, body: bytes, problem: str | None
+) -> None:
+    found = misshapen(method, {"content-range": content_range} if content_range else {}, body, counted=False)
+    assert found is None if problem is None else problem in str(found)
+
+
+def test_a_count_is_a_number() -> None:
+    assert misshapen("PATCH", {"content-range": "*/7"}, b"", counted=True) is None
+    assert "how many" in str(misshapen("PATCH", {"content-range": "*/*"}, b"", counted=True))
 
 
 def test_uuids_are_cut_to_length() -> None:

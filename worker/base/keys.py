@@ -9,6 +9,8 @@ PARKED_RESULTS = "mail:outbox:parked"
 OPEN_CAMPAIGNS = "mail:campaigns"
 #: ZSET campaign → time in ms at which it was closed, for some minutes: its app may set its status back.
 CLOSED_CAMPAIGNS = "mail:campaigns:closed"
+#: HASH campaign → [ms, reason]: those that the database will never take as they are.
+PARKED_CAMPAIGNS = "mail:campaigns:parked"
 PROCESSES = "mail:processes"
 #: HASH campaign → paused | cancelled, with the reason; a campaign that isn't in it is running.
 CONTROL = "mail:control"

@@ -5,15 +5,20 @@ another one after a minute, so that an entry may be applied twice, which changes
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from worker.base import keys
+from worker.mail.fields import shorten
+from worker.mail.jobs import MAX_ID_CHARACTERS
 
 GROUP = "recorder"
 ABANDONED_AFTER_MS = 60_000
+#: The year 10000, which no date can have.
+_END_OF_TIME_MS = 253_402_300_800_000
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +43,11 @@ class Outbox:
         self._client = client
         self._consumer = consumer
         self._abandoned_from = "0-0"
+        self._own_from = "0"
 
     def open(self) -> None:
-        """Makes the stream and its group if they aren't there."""
+        """Makes the stream and its group if they aren't there; `own` begins anew."""
+        self._own_from = "0"
         try:
             self._client.xgroup_create(keys.OUTBOX, GROUP, id="0", mkstream=True)
         except redis.OutOfMemoryError:
@@ -53,8 +60,11 @@ class Outbox:
                 raise
 
     def own(self, count: int) -> list[Result]:
-        """What this recorder took before it was restarted."""
-        return self._read("0", count, None)
+        """The next of what this recorder took before it was restarted, or the database was away."""
+        results = self._read(self._own_from, count, None)
+        if results:
+            self._own_from = results[-1].entry_id
+        return results
 
     def new(self, count: int, wait_ms: int | None) -> list[Result]:
         """Up to `count` results that nobody has taken; with `wait_ms`, waits so long for the first one."""
@@ -106,19 +116,45 @@ class Outbox:
             except (KeyError, TypeError, ValueError):
                 # Only lua/record.lua writes here, so somebody's hand was in the stream, or deleted the entry.
                 logger.error(
-                    "entry %s of %s isn't a result: %r. It is dropped.", entry_id.decode(), keys.OUTBOX, fields
+                    "entry %s of %s isn't a result: %s. It is dropped.", entry_id.decode(), keys.OUTBOX, shorten(fields)
                 )
                 self._client.xack(keys.OUTBOX, GROUP, entry_id)
                 self._client.xdel(keys.OUTBOX, entry_id)
         return results
 
 
+def record_again(client: "redis.Redis", campaign_id: str, states: Mapping[str, bytes]) -> None:
+    """Queues results that the ledger has and the database lacks, though nothing is on its way to it.
+
+    Args:
+        states: of subscribers whose mails were sent, as the ledger has them.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    with client.pipeline(transaction=False) as pipeline:
+        for subscriber_id, state in states.items():
+            fields: dict[str, str] = {
+                "campaign": campaign_id,
+                "subscriber": subscriber_id,
+                "result": "s",
+                "at": state.split(b":")[1].decode(),
+                "words": "",
+            }
+            pipeline.xadd(keys.OUTBOX, fields)  # type: ignore[arg-type]  # dict is invariant
+        pipeline.execute()
+
+
 def _result(entry_id: bytes, fields: dict[bytes, bytes]) -> Result:
+    at_ms = int(fields[b"at"])
+    ids = fields[b"campaign"].decode(), fields[b"subscriber"].decode()
+    if not 0 <= at_ms < _END_OF_TIME_MS or max(map(len, ids)) > MAX_ID_CHARACTERS:
+        raise ValueError(at_ms)
     return Result(
         entry_id=entry_id.decode(),
-        campaign_id=fields[b"campaign"].decode(),
-        subscriber_id=fields[b"subscriber"].decode(),
+        campaign_id=ids[0],
+        subscriber_id=ids[1],
         sent=fields[b"result"] == b"s",
-        at_ms=int(fields[b"at"]),
+        at_ms=at_ms,
         words=fields.get(b"words", b"").decode(errors="replace"),
     )

@@ -11,6 +11,7 @@ import redis
 
 from worker.base import keys
 from worker.base.redis_client import script
+from worker.ledger.outbox import record_again
 from worker.mail.jobs import recipient_key
 from worker.queue.producer import enqueue, read_jobs
 from worker.recording.database import Recipient
@@ -70,7 +71,7 @@ class Reconciliation:
         waiting |= self._jobs_in("waiting-children", *_STATES, *_STATES[:3])
         dead, ended = self._in(keys.DEAD_LETTER_MESSAGES), self._jobs_in("failed")
         held = self._held()
-        states = self._states()
+        states = {**dict.fromkeys(self._parked(), "s"), **self._states()}
         on_their_way = self._outbox()
         for subscriber_id in rows.keys() | states.keys():
             state = states.get(subscriber_id, "")
@@ -156,26 +157,38 @@ class Reconciliation:
         return {subscriber.decode(): state[:1].decode() for subscriber, state in found}
 
     def _outbox(self) -> set[str]:
-        found, start = set(), "-"
-        while page := self._page(start):
-            for entry_id, fields in page:
-                if fields.get(b"campaign", b"").decode() == self._campaign_id:
-                    found.add(fields[b"subscriber"].decode())
-                start = f"({entry_id.decode()}"
-        return found
+        return {fields[b"subscriber"].decode() for _, fields in self._entries(keys.OUTBOX)}
 
-    def _page(self, start: str) -> list[Any]:
-        page: Any = self._client.xrange(keys.OUTBOX, min=start, count=LOOK_AT_ONCE)
+    def _parked(self) -> dict[str, str]:
+        """Subscriber → state of those whose result was put aside."""
+        return {
+            fields[b"subscriber"].decode(): f"s:{fields[b'at'].decode()}:"
+            for _, fields in self._entries(keys.PARKED_RESULTS)
+            if fields[b"result"] == b"s"
+        }
+
+    def _entries(self, stream: str) -> Iterator[tuple[str, dict[bytes, bytes]]]:
+        """The campaign's entries of a stream of results."""
+        start = "-"
+        while page := self._page(stream, start):
+            for identity, fields in page:
+                if fields.get(b"campaign", b"").decode() == self._campaign_id:
+                    yield identity.decode(), fields
+                start = f"({identity.decode()}"
+
+    def _page(self, stream: str, start: str) -> list[Any]:
+        page: Any = self._client.xrange(stream, min=start, count=LOOK_AT_ONCE)
         return list(page)
 
     def _record_again(self, subscribers: set[str]) -> None:
-        for subscriber_id in sorted(subscribers):
-            state: Any = self._client.hget(keys.ledger(self._campaign_id), subscriber_id)
-            fields: Any = {
-                "campaign": self._campaign_id,
-                "subscriber": subscriber_id,
-                "result": "s",
-                "at": state.split(b":")[1],
-                "words": "",
+        chosen, parked = sorted(subscribers), self._parked()
+        for start in range(0, len(chosen), LOOK_AT_ONCE):
+            page = chosen[start : start + LOOK_AT_ONCE]
+            states: Any = self._client.hmget(keys.ledger(self._campaign_id), page)
+            # A result that was put aside outlives the ledger.
+            found = {
+                subscriber: state or parked[subscriber].encode() for subscriber, state in zip(page, states, strict=True)
             }
-            self._client.xadd(keys.OUTBOX, fields)
+            record_again(self._client, self._campaign_id, found)
+        for identity, _ in self._entries(keys.PARKED_RESULTS):
+            self._client.xdel(keys.PARKED_RESULTS, identity)

@@ -59,6 +59,8 @@ class Status:
     oldest_seconds: float | None
     outbox: int
     parked: int
+    #: Campaign → why the database takes nothing of it.
+    parked_campaigns: dict[str, str]
     commands: int
     processes: list[Process]
     campaigns: list[CampaignCounts]
@@ -100,14 +102,17 @@ def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit], bu
         pipeline.lindex(keys.lane(""), 0)
         pipeline.xlen(keys.OUTBOX)
         pipeline.xlen(keys.PARKED_RESULTS)
+        pipeline.hgetall(keys.PARKED_CAMPAIGNS)
         pipeline.hget(keys.COMMANDS, this_month())
         pipeline.smembers(keys.OPEN_CAMPAIGNS)
         pipeline.hgetall(keys.CONTROL)
         for process in heartbeats:
             pipeline.scard(keys.acks(process.decode()))
         answers: list[Any] = pipeline.execute()
-    messages, delayed, dead, held, *heads, outbox, parked, commands, campaign_ids, control = answers[:11]
-    in_work = sum(answers[11:])
+    messages, delayed, dead, held, *heads, outbox, parked, parked_campaigns, commands, campaign_ids, control = answers[
+        :12
+    ]
+    in_work = sum(answers[12:])
     paused = {name for name, state in control.items() if state.startswith(b"paused")}
     campaigns = [
         _campaign(client, name.decode(), control.get(name, b"").decode(), bullmq)
@@ -125,6 +130,7 @@ def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit], bu
         oldest_seconds=max(ages, default=None),
         outbox=outbox,
         parked=parked,
+        parked_campaigns={name.decode(): json.loads(value)[1] for name, value in sorted(parked_campaigns.items())},
         commands=int(commands or 0),
         processes=alive(client),
         campaigns=campaigns,
@@ -150,6 +156,8 @@ def show(status: Status) -> Iterator[str]:
     yield f"outbox     {status.outbox} results on their way to Supabase"
     if status.parked:
         yield f"put aside  {status.parked} results that Supabase refuses (XRANGE {keys.PARKED_RESULTS} - +)"
+    for campaign_id, reason in status.parked_campaigns.items():
+        yield f"put aside  campaign {campaign_id}: {reason} Then: mail-worker reconcile {campaign_id} --repair"
     if status.held:
         yield f"held       {status.held} mails that may have been accepted: see mail-worker uncertain list"
     if status.dead_letters:

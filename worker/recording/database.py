@@ -1,6 +1,7 @@
 """The app's tables in Supabase. The only module that knows supabase; worker processes never import it."""
 
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,18 +14,17 @@ from postgrest.types import CountMethod, ReturnMethod
 from supabase import Client, ClientOptions, create_client
 
 from worker.base.settings import Settings
-from worker.errors import DatabaseRejected, DatabaseTooSlow, DatabaseUnavailable
+from worker.errors import DatabaseTooSlow, DatabaseUnavailable
+from worker.recording.answers import explain_error, misshapen
 
 REQUEST_TIMEOUT_SECONDS = 20.0
 #: Supabase's own cap on the rows of one answer.
 PAGE_ROWS = 1000
+#: As many as one update's request holds.
+LOOKUP_ROWS = 180
 #: Many servers take a request line of 8 kB at most (nginx's large_client_header_buffers); this leaves room for the rest
 #: of it, and for 180 UUIDs.
 MAX_ID_BYTES = 7200
-
-# https://www.postgresql.org/docs/current/errcodes-appendix.html: data exceptions and constraint violations lie with the
-# values of a row; all else (rights, tables, time-outs, resources) is for the operator or for later.
-_ROW_ERROR_CLASSES = ("22", "23")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Database(Protocol):
     def count_unsent(self, campaign_id: str) -> int: ...
     def unsent(self, campaign_id: str, after: str | None) -> list[str]: ...
     def complete_campaign(self, campaign_id: str) -> bool: ...
-    def is_sent(self, campaign_id: str) -> bool: ...
+    def status(self, campaign_id: str) -> str | None: ...
+    def check(self) -> str: ...
 
 
 class SupabaseDatabase:
@@ -64,7 +65,12 @@ class SupabaseDatabase:
     def __init__(self, settings: Settings, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> None:
         self._settings = settings
         # The system's CAs, which the base role extends, instead of httpx's own bundle.
-        self._http = httpx.Client(verify=ssl.create_default_context(), timeout=timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx.Client(
+            verify=ssl.create_default_context(),
+            timeout=timeout_seconds,
+            event_hooks={"response": [self._expect_an_answer]},
+        )
         self._client: Client = create_client(
             settings.supabase_url,
             settings.supabase_key,
@@ -123,7 +129,7 @@ class SupabaseDatabase:
         )
         if after is not None:
             query = query.gt(names.recipient_subscriber_column, after)
-        rows: Any = self._execute(query, names.recipients_table).data
+        rows = self._rows(query, names.recipients_table, names.recipient_subscriber_column)
         return [str(row[names.recipient_subscriber_column]) for row in rows]
 
     def recipients(self, campaign_id: str) -> Iterator[Recipient]:
@@ -140,7 +146,9 @@ class SupabaseDatabase:
             )
             if after is not None:
                 query = query.gt(names.recipient_subscriber_column, after)
-            rows: Any = self._execute(query, names.recipients_table).data
+            rows = self._rows(
+                query, names.recipients_table, names.recipient_subscriber_column, names.recipient_sent_column
+            )
             for row in rows:
                 after = str(row[names.recipient_subscriber_column])
                 yield Recipient(after, row[names.recipient_sent_column] is True)
@@ -168,21 +176,22 @@ class SupabaseDatabase:
             self._client.table(names.campaigns_table)
             .update({names.campaign_status_column: "sent"}, count=CountMethod.exact, returning=ReturnMethod.minimal)
             .eq(names.campaign_id_column, campaign_id)
-            .neq(names.campaign_status_column, "sent")
+            # An app may leave it empty, which is neither equal nor unequal to anything.
+            .or_(f"{names.campaign_status_column}.is.null,{names.campaign_status_column}.neq.sent")
         )
         return bool(self._execute(query, names.campaigns_table).count)
 
-    def is_sent(self, campaign_id: str) -> bool:
-        """Whether the campaign's status is `sent`, or the campaign is gone."""
+    def status(self, campaign_id: str) -> str | None:
+        """The campaign's status, empty if it has none; None if there's no such campaign, or the key may not see it."""
         names = self._settings
         query = (
             self._client.table(names.campaigns_table)
-            .select(names.campaign_id_column)
+            .select(names.campaign_status_column)
             .eq(names.campaign_id_column, campaign_id)
-            .neq(names.campaign_status_column, "sent")
             .limit(1)
         )
-        return not self._execute(query, names.campaigns_table).data
+        rows = self._rows(query, names.campaigns_table, names.campaign_status_column)
+        return None if not rows else str(rows[0][names.campaign_status_column] or "")
 
     def check(self) -> str:
         """Reads both tables without changing a row; returns a phrase for people."""
@@ -201,11 +210,59 @@ class SupabaseDatabase:
             self._execute(self._client.table(table).select(columns).limit(1), table)
         return f"{names.supabase_url}, tables {names.campaigns_table} and {names.recipients_table}"
 
+    def lookup_ms(self) -> float | None:
+        """How many ms it takes to find some recipients of a campaign, as each update does, beyond what any request
+        takes; None without rows."""
+        names = self._settings
+        campaign, subscriber = names.recipient_campaign_column, names.recipient_subscriber_column
+        table = self._client.table(names.recipients_table)
+        rows = self._rows(
+            table.select(f"{campaign},{subscriber}").limit(LOOKUP_ROWS), names.recipients_table, campaign, subscriber
+        )
+        if not rows:
+            return None
+        chosen = [str(row[subscriber]) for row in rows if row[campaign] == rows[0][campaign]]
+        began = time.monotonic()
+        self._execute(self._client.table(names.recipients_table).select(campaign).limit(0), names.recipients_table)
+        between = time.monotonic()
+        query = (
+            self._client.table(names.recipients_table)
+            .select(campaign)
+            .eq(campaign, rows[0][campaign])
+            .in_(subscriber, chosen)
+        )
+        self._execute(query, names.recipients_table)
+        return max((time.monotonic() - between) - (between - began), 0.0) * 1000
+
+    def _rows(self, query: Any, table: str, *columns: str) -> list[dict[str, Any]]:
+        rows: Any = self._execute(query, table).data
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= {*columns} for row in rows):
+            raise DatabaseUnavailable(
+                f"Supabase at {self._settings.supabase_url} can't be understood (its answer for {table} isn't a list of"
+                " rows): check SUPABASE_URL and what stands in between."
+            )
+        return rows
+
+    def _expect_an_answer(self, response: httpx.Response) -> None:
+        if not response.is_success:
+            return
+        counted = "count=exact" in response.request.headers.get("prefer", "")
+        if problem := misshapen(response.request.method, response.headers, response.read(), counted=counted):
+            raise DatabaseUnavailable(
+                f"Supabase at {self._settings.supabase_url} can't be understood ({problem}): something else answers in"
+                " its place, so check SUPABASE_URL and what stands in between."
+            )
+
     def _execute(self, query: Any, table: str) -> Any:
         try:
             return query.execute()
         except APIError as error:
-            raise _explained(error, self._settings.supabase_url, table) from None
+            raise explain_error(error.code or "", error.message or "", self._settings.supabase_url, table) from None
+        except (httpx.ReadTimeout, httpx.WriteTimeout):
+            raise DatabaseTooSlow(
+                f"Supabase doesn't answer a request for {table} within {self._timeout_seconds:.0f} s: make sure that"
+                " the campaign's column has an index."
+            ) from None
         except httpx.HTTPError as error:
             problem = " ".join(str(error).split()) or type(error).__name__
             raise DatabaseUnavailable(_unreachable(self._settings.supabase_url, problem)) from None
@@ -229,30 +286,3 @@ def _unreachable(url: str, problem: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in problem:
         return f"Supabase's certificate at {url} isn't trusted: add its CA to base_ca_certificates."
     return f"Supabase can't be reached at {url} ({problem}): check SUPABASE_URL, and that the project isn't paused."
-
-
-def _explained(error: APIError, url: str, table: str) -> DatabaseRejected | DatabaseUnavailable:
-    code, message = error.code or "", " ".join((error.message or "").split())[:200]
-    if code.startswith(_ROW_ERROR_CLASSES) and len(code) == 5:
-        return DatabaseRejected(f"Supabase refuses a value for {table}: {message} ({code}).")
-    if "api key" in message.lower() or code in ("401", "403", "PGRST301", "PGRST302", "PGRST303"):
-        return DatabaseUnavailable(
-            f"Supabase refuses the key ({message}): check SUPABASE_SECRET_KEY (or SUPABASE_SERVICE_ROLE_KEY)."
-        )
-    if code in ("PGRST205", "42P01", "404"):
-        return DatabaseUnavailable(
-            f"Supabase has no table {table} ({message}): set SUPABASE_CAMPAIGNS_TABLE and SUPABASE_RECIPIENTS_TABLE."
-        )
-    if code in ("PGRST204", "42703"):
-        return DatabaseUnavailable(
-            f"Supabase's table {table} lacks a column ({message}): set the SUPABASE_…_COLUMN that names it."
-        )
-    if code == "57014":
-        return DatabaseTooSlow(
-            f"Supabase gives up on {table} ({message}): make sure that the campaign's column has an index."
-        )
-    if code == "42501":
-        return DatabaseUnavailable(
-            f"The key may not use the table {table} ({message}): it must be the secret key, not the publishable one."
-        )
-    return DatabaseUnavailable(f"Supabase at {url} answers {code or 'an error'} for {table}: {message}.")
