@@ -17,6 +17,13 @@ def test_check_finds_all_well(programs: Programs, services: Services) -> None:
     assert [line[:4] for line in printed.splitlines()] == ["ok  "] * 5
 
 
+def test_check_says_that_an_index_is_missing(programs: Programs, unindexed: str) -> None:
+    code, printed = programs.run("check", SUPABASE_RECIPIENTS_TABLE=unindexed)
+    assert code == 0, printed
+    assert "CREATE INDEX ON unindexed (campaign_id, subscriber_id);" in printed
+    assert "CREATE INDEX" not in programs.run("check")[1]
+
+
 WRONG = {
     "redis password": (
         {"UPSTASH_REDIS_URL": "redis://default:wrong-one@{address}:6379/0"},

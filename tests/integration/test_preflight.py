@@ -72,6 +72,13 @@ def test_the_senders_domain_is_warned_about(preflight: Preflight) -> None:
     assert "warning: DNS can''t be asked about testbed.example from this machine" in run.printed
 
 
+def test_an_index_that_is_missing(preflight: Preflight, unindexed: str) -> None:
+    run = preflight(worker_extra_environment={"SUPABASE_RECIPIENTS_TABLE": unindexed})
+    assert not run.stopped
+    assert "warning: Finding recipients of a campaign in unindexed takes" in run.printed
+    assert "CREATE INDEX ON unindexed (campaign_id, subscriber_id);" in run.printed
+
+
 def test_mistakes_in_its_own_variables(preflight: Preflight) -> None:
     assert "preflight_timeout_seconds" in preflight(preflight_timeout_seconds="soon").printed
     run = preflight(base_ca_certificates=["/nowhere/ca.pem"])

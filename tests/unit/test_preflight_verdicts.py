@@ -1,11 +1,14 @@
 """What the preflight says about what its probes found: one sentence each, with the way out."""
 
+import base64
+
 import pytest
 
 from preflight import verdicts
 from preflight.http import HttpAnswer
 from preflight.network import Addresses, ProbeError
 from preflight.redis import QueueAnswer, RedisAnswer, RedisUrl
+from preflight.services import Questions, ask
 from preflight.smtp import SmtpAnswer
 
 OK = SmtpAnswer("ok")
@@ -371,6 +374,26 @@ def test_supabase(name: str) -> None:
     answer, sentence = SUPABASE[name]
     [verdict] = verdicts.supabase_verdict("mail1", "x.example:443", {"campaigns": answer}, 5.0)
     assert verdict == ("ok" if name in ("well", "not asked") else "failure", "supabase", sentence)
+
+
+def test_a_visitors_key_is_no_secret_one() -> None:
+    payload = base64.urlsafe_b64encode(b'{"role":"anon"}').decode().rstrip("=")
+    questions = Questions(
+        "mail1", supabase_url="http://127.0.0.1:1", supabase_key=f"x.{payload}.x", timeout_seconds=0.1
+    )
+    [verdict] = ask(questions)
+    assert verdict.level == "failure"
+    assert verdict.sentence.startswith("worker_supabase_secret_key is the key of the role anon, which row level")
+    assert payload not in verdict.sentence
+
+
+def test_a_slow_lookup() -> None:
+    [verdict] = verdicts.lookup_verdict("recipients", ["campaign_id", "subscriber_id"], 227.4)
+    assert verdict.level == "warning"
+    assert "takes 227 ms" in verdict.sentence
+    assert "CREATE INDEX ON recipients (campaign_id, subscriber_id);" in verdict.sentence
+    assert verdicts.lookup_verdict("recipients", ["campaign_id", "subscriber_id"], 6.7) == []
+    assert verdicts.lookup_verdict("recipients", ["campaign_id", "subscriber_id"], None) == []
 
 
 def test_what_is_wrong_with_all_tables_is_said_once() -> None:

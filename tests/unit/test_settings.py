@@ -1,6 +1,8 @@
 """Settings: every mistake at once, secrets never shown, and no input that ends in a traceback."""
 
+import base64
 import contextlib
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,12 @@ GOOD = {
     "SMTP_USER": "user@example.com",
     "SMTP_PASS": "hunter2 ${HOME} #'\"",
 }
+
+
+def key_of(role: str) -> str:
+    """A Supabase key of old. Its signature is nobody's."""
+    parts = ({"alg": "HS256", "typ": "JWT"}, {"iss": "supabase", "role": role}, "hunter2")
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
 
 
 def mistakes_of(**changes: str) -> list[str]:
@@ -54,6 +62,13 @@ def test_names_of_todays_users() -> None:
     assert settings.concurrency == 10
 
 
+@pytest.mark.parametrize(
+    "key", [key_of("service_role"), "a.b.c", "..", "a.%%%.c", f"a.{'A' * 40}.c", "sb_secret_x.y.z"]
+)
+def test_a_key_of_no_visitor_is_taken(key: str) -> None:
+    assert load_settings({**GOOD, "SUPABASE_SECRET_KEY": key}).supabase_key == key
+
+
 def test_all_mistakes_come_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({"SMTP_PORT": "eighty", "WORKER_CONCURRENCY": "0"})
@@ -76,6 +91,8 @@ def test_all_mistakes_come_at_once() -> None:
         ("SUPABASE_URL", "project.supabase.co", "https://PROJECT.supabase.co"),
         ("SUPABASE_URL", "https://project.supabase.co/rest/v1", "address alone"),
         ("SUPABASE_SECRET_KEY", "sb_publishable_hunter2", "publishable key"),
+        ("SUPABASE_SECRET_KEY", key_of("anon"), "the key of the role anon"),
+        ("SUPABASE_SECRET_KEY", key_of("authenticated"), "the key of the role authenticated"),
         ("SMTP_HOST", "smtp.example:587", "host name alone"),
         ("SMTP_PASS", "hunter2\nhunter2", "line break"),
         ("MAIL_FROM", "nobody", "MAIL_FROM isn't one mail address"),

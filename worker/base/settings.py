@@ -1,5 +1,6 @@
 """The only module that reads the environment."""
 
+import base64
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ ENV_FILE_VARIABLE = "MAIL_WORKER_ENV_FILE"
 DEFAULT_ENV_FILE = Path("/etc/mail-worker/worker.env")
 
 IMPLICIT_TLS_PORT = 465
+#: https://supabase.com/docs/guides/database/postgres/roles
+_ROLES_OF_VISITORS = ("anon", "authenticated")
 _OWN_PREFIXES = ("mail", "dramatiq")
 
 SmtpAuth = Literal["auto", "plain", "login", "xoauth2"]
@@ -361,6 +364,13 @@ class _Reader:
         if value.startswith("sb_publishable_"):
             name = self._present(*names) or names[0]
             self._mistake(f"{name} is a publishable key, which can't write: use the secret key (sb_secret_…)", name)
+        elif (role := _jwt_role(value)) in _ROLES_OF_VISITORS:
+            name = self._present(*names) or names[0]
+            self._mistake(
+                f"{name} is the key of the role {role}, which row level security lets see nothing: use the secret key"
+                " (sb_secret_…, or the service_role key of old)",
+                name,
+            )
         return value
 
     def _present(self, *names: str) -> str | None:
@@ -368,6 +378,18 @@ class _Reader:
 
     def _mistake(self, sentence: str, name: str) -> None:
         self.mistakes.append(f"{sentence}: set {name} {self._where}.")
+
+
+def _jwt_role(key: str) -> str:
+    """The role in a Supabase key of old, a JWT (RFC 7519); empty if it isn't one."""
+    parts = key.split(".")
+    if len(parts) != 3:
+        return ""
+    try:
+        payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, RecursionError):
+        return ""
+    return str(payload.get("role", "")) if isinstance(payload, dict) else ""
 
 
 @dataclass(frozen=True, slots=True)

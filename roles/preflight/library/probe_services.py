@@ -52,7 +52,8 @@ options:
     type: str
     default: ""
   supabase_tables:
-    description: Tables that must be there, each with C(name) and C(columns).
+    description: Tables that must be there, each with C(name) and C(columns); C(lookup) names the two columns by which
+      rows are found, if that must be fast.
     type: list
     elements: dict
     default: []

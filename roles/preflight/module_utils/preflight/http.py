@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
+import time
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from .network import Addresses, ProbeError, Trust, Wire, dial
 
+#: As many as the recorder's requests hold.
+LOOKUP_ROWS = 180
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -67,6 +71,66 @@ def probe_http(
 def table_path(table: str, columns: list[str]) -> str:
     """Asks PostgREST for these columns of no row."""
     return f"/rest/v1/{quote(table, safe='')}?select={quote(','.join(columns), safe=',')}&limit=0"
+
+
+def probe_lookup(
+    url: Url, addresses: Addresses, trust: Trust, seconds: float, table: str, columns: list[str], key: str
+) -> float | None:
+    """How many ms it takes to find some recipients of a campaign, as the recorder does for each of its updates, beyond
+    what any request takes. None where that can't be known: without rows, above all.
+
+    Args:
+        columns: those of the campaign and the subscriber.
+    """
+    try:
+        wire = dial(addresses, url.port, seconds, seconds)
+    except ProbeError:
+        return None
+    try:
+        if url.tls:
+            wire.start_tls(trust, url.host)
+            if not trust.complete:
+                return None
+        connection = http.client.HTTPConnection(url.host, url.port)
+        connection.sock = wire.socket
+        wire.limit()
+        campaign, subscriber = columns
+        base = f"/rest/v1/{quote(table, safe='')}?select={quote(f'{campaign},{subscriber}', safe=',')}"
+        rows = _rows(connection, f"{base}&limit={LOOKUP_ROWS}", key)
+        chosen = [str(row[subscriber]) for row in rows if row[campaign] == rows[0][campaign]]
+        listed = quote(",".join(f'"{value}"' for value in chosen), safe="")
+        began = time.monotonic()
+        _rows(connection, f"{base}&limit=0", key)
+        between = time.monotonic()
+        _rows(
+            connection, f"{base}&{campaign}=eq.{quote(str(rows[0][campaign]), safe='')}&{subscriber}=in.({listed})", key
+        )
+        return max((time.monotonic() - between) - (between - began), 0.0) * 1000
+    except (ProbeError, OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return None
+    finally:
+        wire.close()
+
+
+def _rows(connection: http.client.HTTPConnection, path: str, key: str) -> list[dict[str, object]]:
+    headers = {"Accept": "application/json", "apikey": key, "Authorization": f"Bearer {key}"}
+    connection.request("GET", path, headers=headers)
+    rows = json.loads(connection.getresponse().read(1_000_000))
+    if not isinstance(rows, list):
+        raise ValueError("not rows")
+    return rows
+
+
+def jwt_role(key: str) -> str:
+    """The role in a Supabase key of old, a JWT (RFC 7519); empty if it isn't one."""
+    parts = key.split(".")
+    if len(parts) != 3:
+        return ""
+    try:
+        payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, RecursionError):
+        return ""
+    return str(payload.get("role", "")) if isinstance(payload, dict) else ""
 
 
 def _get(wire: Wire, url: Url, path: str, headers: dict[str, str]) -> HttpAnswer:

@@ -7,21 +7,25 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from . import verdicts
-from .http import HttpAnswer, Url, parse_url, probe_http, table_path
+from .http import HttpAnswer, Url, jwt_role, parse_url, probe_http, probe_lookup, table_path
 from .network import Addresses, Trust, in_parallel, make_trust, resolve_all
 from .redis import RedisAnswer, RedisUrl, parse_redis_url, probe_redis
 from .smtp import SmtpAnswer, probe_smtp
 from .verdict import Verdict, failure, warning
 
-Answer = SmtpAnswer | HttpAnswer | RedisAnswer
+#: The number is of ms (`probe_lookup`).
+Answer = SmtpAnswer | HttpAnswer | RedisAnswer | float | None
 PUBLISHABLE = "sb_publishable_"
+#: https://supabase.com/docs/guides/database/postgres/roles
+VISITORS = ("anon", "authenticated")
 
 
 class Table(NamedTuple):
-    """A table and the columns that the worker uses."""
+    """A table and the columns that the worker uses; `lookup` are those by which it finds a row, if that matters."""
 
     name: str
     columns: list[str]
+    lookup: list[str]
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class _Asking:
             calls["redis"] = lambda: probe_redis(
                 redis, self._names[redis.host], self._trust, self._seconds, self._questions.bullmq
             )
-        if supabase is not None and not key.startswith(PUBLISHABLE):
+        if supabase is not None and not _wrong_key(key):
             url = supabase
 
             def call(path: str) -> Callable[[], Answer]:
@@ -118,7 +122,14 @@ class _Asking:
 
             for table in self._tables:
                 calls[f"table {table.name}"] = call(table_path(table.name, table.columns))
+                if len(table.lookup) == 2:
+                    calls[f"lookup {table.name}"] = self._lookup_call(url, table, key)
         return calls
+
+    def _lookup_call(self, url: Url, table: Table, key: str) -> Callable[[], Answer]:
+        return lambda: probe_lookup(
+            url, self._names[url.host], self._trust, self._seconds, table.name, table.lookup, key
+        )
 
     def _trust_verdict(self) -> list[Verdict]:
         if self._trust.complete:
@@ -178,19 +189,45 @@ class _Asking:
         if self._supabase is None:
             sentence = "worker_supabase_url must look like https://PROJECT.supabase.co: correct it."
             return [failure("supabase", sentence)]
-        if questions.supabase_key.startswith(PUBLISHABLE):
-            sentence = "worker_supabase_secret_key is a publishable key, which can't write: set the secret key"
-            return [failure("supabase", f"{sentence} (sb_secret_…).")]
+        if kind := _wrong_key(questions.supabase_key):
+            return [
+                failure(
+                    "supabase",
+                    f"worker_supabase_secret_key is {kind}: set the secret key (sb_secret_…, or the service_role key of"
+                    " old).",
+                )
+            ]
         found = {table.name: self._answers.get(f"table {table.name}") for table in self._tables}
         answers = {name: one if isinstance(one, HttpAnswer) else HttpAnswer("silent") for name, one in found.items()}
         address = f"{self._supabase.host}:{self._supabase.port}"
-        return verdicts.supabase_verdict(questions.host, address, answers, self._seconds)
+        return [
+            *verdicts.supabase_verdict(questions.host, address, answers, self._seconds),
+            *(
+                verdict
+                for table in self._tables
+                for verdict in verdicts.lookup_verdict(
+                    table.name, table.lookup, self._answers.get(f"lookup {table.name}")
+                )
+            ),
+        ]
 
     def _smtp_answer(self, port: int) -> SmtpAnswer:
         answer = self._answers.get(f"smtp {port}")
         return answer if isinstance(answer, SmtpAnswer) else SmtpAnswer("silent")
 
 
+def _wrong_key(key: str) -> str:
+    """What the key is if it isn't a secret one, or an empty string."""
+    if key.startswith(PUBLISHABLE):
+        return "a publishable key, which can't write"
+    role = jwt_role(key)
+    return f"the key of the role {role}, which row level security lets see nothing" if role in VISITORS else ""
+
+
 def _table(given: dict[str, object]) -> Table:
-    columns = given.get("columns")
-    return Table(str(given.get("name", "")), [str(column) for column in columns] if isinstance(columns, list) else [])
+    columns, lookup = ([str(name) for name in _listed(given.get(key))] for key in ("columns", "lookup"))
+    return Table(str(given.get("name", "")), columns, lookup)
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
