@@ -18,10 +18,11 @@ from worker.base import keys
 from worker.base.redis_client import connect, connect_async
 from worker.base.settings import Secret
 from worker.queue.broker import DeadLetter, MailBroker
+from worker.queue.control import Control
 from worker.queue.gate import Gate
 from worker.queue.message_queue import MessageQueue
 from worker.queue.processes import Process
-from worker.queue.runner import GiveBack, Hold, MailWorker, Postpone, Rhythm
+from worker.queue.runner import GiveBack, Hold, MailWorker, Park, Postpone, Rhythm
 
 PATIENCE_SECONDS = 20.0
 
@@ -476,3 +477,41 @@ async def test_a_message_given_back_comes_again(fleet: Fleet) -> None:
     async with fleet.worker():
         actor.send()
         await fleet.until(lambda: len(seen) == 2 and fleet.left() == 0)
+
+
+async def test_a_parked_message_waits_for_its_campaign_wherever_it_was_taken(fleet: Fleet) -> None:
+    # A job that Lua reads otherwise than Python does: in the lane of a campaign that isn't paused.
+    control = Control(fleet.redis, "")
+    assert control.pause("c-9")
+    tries: list[int] = []
+
+    async def work(number: int) -> None:
+        tries.append(number)
+        if fleet.redis.hexists(keys.CONTROL, "c-9"):
+            raise Park("c-9")
+
+    actor = fleet.actor(work)
+    async with fleet.worker():
+        actor.send(1)
+        await fleet.until(lambda: fleet.redis.llen(keys.lane("c-9")) == 1)
+        actor.send(2)
+        await fleet.until(lambda: fleet.redis.llen(keys.lane("c-9")) == 2)
+        await asyncio.sleep(1.0)
+        assert tries == [1, 2]
+        assert control.resume("c-9") == "paused"
+        await fleet.until(lambda: fleet.left() == 0)
+    assert sorted(tries) == [1, 1, 2, 2]
+
+
+async def test_a_message_whose_campaign_was_resumed_meanwhile_is_not_parked(fleet: Fleet) -> None:
+    tries: list[int] = []
+
+    async def work() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise Park("c-9")
+
+    actor = fleet.actor(work)
+    async with fleet.worker():
+        actor.send()
+        await fleet.until(lambda: len(tries) == 2 and fleet.left() == 0)

@@ -15,7 +15,6 @@ elseif kind == 'zset' then
 end
 local answer = { #ids }
 for _, id in ipairs(ids) do
-  local ok, job = pcall(cjson.decode, redis.call('HGET', ARGV[4] .. id, 'data') or '')
-  answer[#answer + 1] = recipient_of(ok and job, ARGV[1])
+  answer[#answer + 1] = recipient_of(decode(redis.call('HGET', ARGV[4] .. id, 'data') or ''), ARGV[1])
 end
 return answer

@@ -156,8 +156,8 @@ local function is_controlled(id, job)
   if redis.call('EXISTS', CONTROL) == 0 then
     return false
   end
-  local campaign = campaign_of({ args = { decode(redis.call('HGET', job, 'data') or '') } })
-  local state = campaign ~= '' and redis.call('HGET', CONTROL, campaign)
+  local campaign = campaign_of(decode(redis.call('HGET', job, 'data') or ''))
+  local state = campaign and redis.call('HGET', CONTROL, campaign)
   if not state then
     return false
   end

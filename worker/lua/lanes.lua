@@ -1,4 +1,4 @@
--- Shared by fetch, beat, settle and control: where messages wait. Stands in front of each of them.
+-- Shared by fetch, beat, settle and control: where messages wait. Stands in front of each of them, behind ids.lua.
 --
 -- Dramatiq's own keys; producers that know Dramatiq alone work unchanged:
 -- KEYS[1]   dramatiq:mail             LIST of ids in the order in which producers queued them
@@ -22,7 +22,6 @@ local CLASSES = { 'high', 'normal', 'low' }
 -- As worker/queue/producer.py has it: a process would have to hold several copies of it at a time.
 local MAX_MESSAGE_BYTES = 5000000
 local DEAD_LETTER_SECONDS = 7 * 86400
-local MAX_ID_CHARACTERS = 200
 
 local clock = redis.call('TIME')
 local NOW_MS = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -37,19 +36,9 @@ local function bury(id, messages, reason)
   end
 end
 
-local function decode(data)
-  local ok, message = pcall(cjson.decode, data)
-  return ok and type(message) == 'table' and message or {}
-end
-
-local function campaign_of(message)
-  local job = type(message.args) == 'table' and message.args[1]
-  local id = type(job) == 'table' and (job.campaignId or job.campaign_id)
-  if type(id) == 'number' then
-    id = string.format('%.0f', id)
-  end
-  -- What begins with a control character is no campaign: a lane of that kind is BullMQ's (bullmq_take.lua).
-  return type(id) == 'string' and #id <= MAX_ID_CHARACTERS and not string.find(id, '^%c') and id or ''
+-- A message's campaign; empty for a mail outside any.
+local function lane_of(message)
+  return campaign_of(type(message.args) == 'table' and message.args[1]) or ''
 end
 
 local function lanes_of(campaign)
@@ -83,7 +72,7 @@ local function sort(id)
     return
   end
   local message = decode(redis.call('HGET', MESSAGES, id))
-  local campaign = campaign_of(message)
+  local campaign = lane_of(message)
   local state = redis.call('HGET', CONTROL, campaign)
   if state and string.sub(state, 1, 9) == 'cancelled' then
     redis.call('HDEL', MESSAGES, id)

@@ -7,8 +7,7 @@
 local part = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
 local answer = { part[1] }
 for i = 2, #part[2], 2 do
-  local ok, message = pcall(cjson.decode, part[2][i])
-  local job = ok and type(message) == 'table' and type(message.args) == 'table' and message.args[1]
-  answer[#answer + 1] = recipient_of(job, ARGV[1])
+  local message = decode(part[2][i])
+  answer[#answer + 1] = recipient_of(type(message.args) == 'table' and message.args[1], ARGV[1])
 end
 return answer

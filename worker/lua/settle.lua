@@ -7,6 +7,7 @@
 --   ack       -                                   it's done with
 --   nack      reason                              to the dead letters
 --   requeue   -                                   back to the waiting ones
+--   park      campaign                            to its lane's others, until the campaign is resumed
 --   postpone  new id, new message, ms until it's due replaced by one that comes later
 --   hold      mail                                kept until an operator decides
 --   stranded  ids that the process still knows, separated by spaces: all others go back (the id is empty)
@@ -37,6 +38,13 @@ for i = 1, #ARGV, 5 do
       bury(id, MESSAGES, first)
     elseif action == 'requeue' then
       redis.call('LPUSH', WAITING, id)
+    elseif action == 'park' then
+      -- Its lane is the one that a resume looks at, whatever lane it was taken from.
+      if redis.call('HEXISTS', CONTROL, first) == 1 then
+        redis.call('LPUSH', 'mail:lane:' .. first, id)
+      else
+        redis.call('LPUSH', WAITING, id)
+      end
     elseif action == 'postpone' then
       redis.call('HDEL', MESSAGES, id)
       redis.call('HSET', DELAYED_MESSAGES, first, second)

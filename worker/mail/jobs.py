@@ -11,6 +11,9 @@ from worker.mail.fields import line, shorten, without_surrogates
 
 MAX_BODY_CHARACTERS = 10_000_000
 MAX_ID_CHARACTERS = 200
+_LARGEST_WHOLE = 2**53
+_BLANKS = " \t\n\v\f\r"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _SNAKE_TO_CAMEL = {
     "reply_to": "replyTo",
@@ -111,7 +114,12 @@ def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's froz
 
 
 def _normalise(raw: dict[object, object]) -> dict[str, object]:
-    return {_SNAKE_TO_CAMEL.get(name, name): value for name, value in raw.items() if isinstance(name, str)}
+    """Snake_case names become camelCase; where both are there, the latter counts, unless it's empty."""
+    fields = {name: value for name, value in raw.items() if isinstance(name, str)}
+    for snake, camel in _SNAKE_TO_CAMEL.items():
+        if snake in fields and fields.get(camel) in (None, ""):
+            fields[camel] = fields[snake]
+    return fields
 
 
 def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
@@ -124,12 +132,17 @@ def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
 
 
 def _identifier(fields: Mapping[str, object], name: str) -> str | None:
+    """lua/ids.lua reads it the same way, and must: by it a campaign is paused and cancelled."""
     value = fields.get(name)
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string or a whole number")
-    text = line(str(value), name)
+    if isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
+        raise InvalidJob(f"{name} is a number beyond 2^53, which not every reader keeps whole: queue it as a string")
+    text = without_surrogates(str(value).strip(_BLANKS))
+    if not text or _CONTROL.search(text):
+        raise InvalidJob(f"{name} is blank or holds a control character: {shorten(value)}")
     if len(text) > MAX_ID_CHARACTERS:
         raise InvalidJob(f"{name} is longer than {MAX_ID_CHARACTERS} characters")
     return text

@@ -59,8 +59,8 @@ class Reconciliation:
         self._bullmq = bullmq
         self._database = database
         self._campaign_id = campaign_id
-        self._recipients = client.register_script(script("recipient_of", "recipients"))
-        self._job_recipients = client.register_script(script("recipient_of", "bullmq_recipients"))
+        self._recipients = client.register_script(script("ids", "recipients"))
+        self._job_recipients = client.register_script(script("ids", "bullmq_recipients"))
 
     def report(self) -> Report:
         """Looks. A campaign that is being sent changes meanwhile: what it finds missing may just have moved."""

@@ -98,9 +98,9 @@ class MessageQueue:
             *self._job_keys,
             keys.UNCERTAIN,
         ]
-        self._fetch = client.register_script(script("lanes", "bullmq", "bullmq_take", "fetch"))
-        self._beat = client.register_script(script("lanes", "states", "bullmq", "bullmq_take", "beat"))
-        self._settle = client.register_script(script("lanes", "settle"))
+        self._fetch = client.register_script(script("ids", "lanes", "bullmq", "bullmq_take", "fetch"))
+        self._beat = client.register_script(script("ids", "lanes", "states", "bullmq", "bullmq_take", "beat"))
+        self._settle = client.register_script(script("ids", "lanes", "settle"))
         self._client = client
         self._settlements: Coalescer[Settlement, None] = Coalescer(
             self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError

@@ -46,6 +46,14 @@ class GiveBack(Exception):
     """Raised by an actor: the message goes back to the waiting ones, unchanged."""
 
 
+class Park(Exception):
+    """Raised by an actor: the message waits until this campaign, which is paused, is resumed."""
+
+    def __init__(self, campaign_id: str) -> None:
+        super().__init__(campaign_id)
+        self.campaign_id = campaign_id
+
+
 class Hold(Exception):
     """Raised by an actor: the message waits for an operator, under this name."""
 
@@ -355,6 +363,9 @@ class MailWorker(dramatiq.Worker):
             self.broker.emit_after("process_message", message, result=None)
         except GiveBack:
             settlement = Settlement("requeue", identity)
+            self.broker.emit_after("process_message", message, result=None)
+        except Park as parked:
+            settlement = Settlement("park", identity, (parked.campaign_id,))
             self.broker.emit_after("process_message", message, result=None)
         except Hold as held:
             settlement = Settlement("hold", identity, (held.name,))

@@ -13,7 +13,7 @@ from worker.errors import InvalidJob, MissingSender
 from worker.ledger.ledger import Entry
 from worker.mail.jobs import Defaults, Job, parse_job, recipient_key
 from worker.queue.broker import DeadLetter, MailBroker
-from worker.queue.runner import GiveBack, Hold, Postpone
+from worker.queue.runner import GiveBack, Hold, Park, Postpone
 from worker.sending.delivery import Back, Disposition, Held, Later, Parked, Queued
 
 LEDGER_AWAY_DELAY_MS = 5_000
@@ -54,8 +54,10 @@ def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, defaults: D
         match disposition:
             case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs):
                 raise Postpone(delay_ms, {"attempts": attempts, "slow_downs": slow_downs})
-            case Back() | Parked():
+            case Back():
                 raise GiveBack
+            case Parked(campaign_id=campaign_id):
+                raise Park(campaign_id)
             case Held(name=name):
                 raise Hold(name)
 
