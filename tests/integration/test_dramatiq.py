@@ -515,3 +515,33 @@ async def test_a_message_whose_campaign_was_resumed_meanwhile_is_not_parked(flee
     async with fleet.worker():
         actor.send()
         await fleet.until(lambda: len(tries) == 2 and fleet.left() == 0)
+
+
+@pytest.mark.parametrize("delayed", [False, True], ids=["waiting", "retries that fall due"])
+async def test_a_mail_of_no_campaign_goes_before_thousands(fleet: Fleet, delayed: bool) -> None:
+    begun: list[str] = []
+
+    async def work(job: dict[str, str]) -> None:
+        begun.append(job.get("campaignId", "password"))
+        await asyncio.sleep(0.1)
+
+    actor = fleet.actor(work)
+    job = {"campaignId": "c-1", "html": "x" * 10_000}
+    messages = [actor.message(job) for _ in range(10_000)]
+    with fleet.redis.pipeline(transaction=False) as pipeline:
+        for message in messages:
+            identity = message.message_id
+            message = message.copy(options={"redis_message_id": identity, **({"eta": 1} if delayed else {})})
+            pipeline.hset(keys.DELAYED_MESSAGES if delayed else keys.MESSAGES, identity, message.encode())
+            if delayed:
+                pipeline.zadd(keys.DUE, {identity: 1})
+            else:
+                pipeline.rpush(keys.WAITING, identity)
+        pipeline.execute()
+    async with fleet.worker(concurrency=2, stop_seconds=1.0):
+        await fleet.until(lambda: len(begun) >= 4)
+        actor.send({"html": "x"})
+        before = len(begun)
+        await fleet.until(lambda: "password" in begun)
+    # Of some hundred in which a new fetch has room, and not of thousands.
+    assert begun.index("password") - before < 60

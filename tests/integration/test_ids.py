@@ -9,6 +9,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from worker.base import keys
 from worker.base.redis_client import script
 from worker.mail.jobs import recipient_key
 
@@ -18,6 +19,9 @@ PROBE = script("ids") + "return campaign_of(decode(ARGV[1])) or false"
 KEYS = st.sampled_from(["campaignId", "campaign_id", "subject"])
 TEXT = st.text(st.characters(codec=None), max_size=250)
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.lists(st.integers(), max_size=2)
+
+
+GLANCE = script("ids", "lanes") + "return lane_at_a_glance(ARGV[1])"
 
 
 def by_python(job: str) -> str | None:
@@ -31,11 +35,18 @@ def by_lua(queue: redis.Redis, job: str) -> str | None:
     return found.decode() if isinstance(found, bytes) else None
 
 
+def at_a_glance(queue: redis.Redis, job: str) -> str | None:
+    message = f'{{"queue_name":"mail","args":[{job}],"options":{{}}}}'
+    found = queue.eval(GLANCE, len(keys.QUEUE_KEYS), *keys.QUEUE_KEYS, message.encode("utf-8", "surrogatepass"))
+    return found.decode() or None if isinstance(found, bytes) else None
+
+
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["job"][:60])
 def test_the_vectors(vector: dict[str, str | None], queue: redis.Redis) -> None:
     job = str(vector["job"])
     assert by_python(job) == vector["campaign"]
     assert by_lua(queue, job) == vector["campaign"]
+    assert at_a_glance(queue, job) == vector["campaign"]
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -45,4 +56,4 @@ def test_whatever_comes(queue: redis.Redis, raw: dict[str, object]) -> None:
     # Python has another kind for 1.0, and takes none of it; Lua has not.
     if any(isinstance(value, float) and value == value // 1 for value in raw.values()):
         return
-    assert by_lua(queue, job) == by_python(job)
+    assert by_lua(queue, job) == at_a_glance(queue, job) == by_python(job)

@@ -38,6 +38,8 @@ HEARTBEATS = f"{QUEUE_NAMESPACE}:__heartbeats__"
 #: LIST of the ids that woke idle processes; the next fetch takes them, whoever's it is. One list for all, since Redis
 #: may still serve a connection whose process is forgotten.
 WOKEN = "mail:woken"
+#: STRING: somebody has just sorted what waits.
+SORTING = "mail:sorting"
 #: ZSET id → time in ms at which a delayed message is due; Dramatiq has the time in the message alone.
 DUE = "mail:due"
 #: ZSET for each priority: lane → how many messages were taken from it, so that the least served comes next.

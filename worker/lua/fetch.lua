@@ -17,9 +17,7 @@ local next_due = promote()
 for _, id in ipairs(redis.call('LPOP', KEYS[13], 1000) or {}) do
   sort(id)
 end
-for _, id in ipairs(redis.call('LPOP', WAITING, ARGV[4]) or {}) do
-  sort(id)
-end
+sort_some(tonumber(ARGV[4]))
 local wanted, jobs_wanted = tonumber(ARGV[2]), math.min(ARGV[2], ARGV[5])
 local has_jobs = open(KEYS[14], KEYS[15])
 local taken, jobs, bytes = {}, {}, 0

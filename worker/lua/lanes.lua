@@ -22,6 +22,10 @@ local CLASSES = { 'high', 'normal', 'low' }
 -- As worker/queue/producer.py has it: a process would have to hold several copies of it at a time.
 local MAX_MESSAGE_BYTES = 5000000
 local DEAD_LETTER_SECONDS = 7 * 86400
+-- What one call looks at, so that Redis serves others in between.
+local SORT_BYTES = 5000000
+local LATEST = 100
+local SINGLE_BYTES = 100000
 
 local clock = redis.call('TIME')
 local NOW_MS = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -37,8 +41,30 @@ local function bury(id, messages, reason)
 end
 
 -- A message's campaign; empty for a mail outside any.
-local function lane_of(message)
+local function lane_of(data)
+  local message = decode(data)
   return campaign_of(type(message.args) == 'table' and message.args[1]) or ''
+end
+
+-- The same without reading all of a mail's HTML, where the text tells: a key stands nowhere else than in a key's place,
+-- for in a string its quotes have a backslash.
+local function lane_at_a_glance(data)
+  local at, camel_end = string.find(data, '"campaignId"', 1, true)
+  local snake = string.find(data, '"campaign_id"', 1, true)
+  if not at and not snake then
+    return ''
+  end
+  local again = at and (snake or string.find(data, '"campaignId"', camel_end, true))
+    or string.find(data, '"campaign_id"', (snake or 0) + 1, true)
+  if not again then
+    local text = string.match(data, '^"campaign_?[iI]d"%s*:%s*"([^"\\]*)"', at or snake)
+    local number = string.match(data, '^"campaign_?[iI]d"%s*:%s*(%d+)%s*[,}]', at or snake)
+    local id = text and id_text(text) or number and id_text(tonumber(number))
+    if id then
+      return id
+    end
+  end
+  return lane_of(data)
 end
 
 local function lanes_of(campaign)
@@ -61,29 +87,58 @@ local function leave(campaign)
   end
 end
 
--- Puts a waiting message into its campaign's lane: at the head if it was delayed, and so has waited before.
+-- Puts a waiting message into its campaign's lane: at the head if it was delayed, and so has waited before. Returns the
+-- bytes that it looked at.
 local function sort(id)
   local size = redis.call('HSTRLEN', MESSAGES, id)
   if size == 0 then
-    return
+    return 0
   end
   if size > MAX_MESSAGE_BYTES then
     bury(id, MESSAGES, string.format('the message has %.0f bytes; at most %.0f are sent', size, MAX_MESSAGE_BYTES))
-    return
+    return 0
   end
-  local message = decode(redis.call('HGET', MESSAGES, id))
-  local campaign = lane_of(message)
+  local data = redis.call('HGET', MESSAGES, id)
+  local campaign = lane_at_a_glance(data)
   local state = redis.call('HGET', CONTROL, campaign)
-  if state and string.sub(state, 1, 9) == 'cancelled' then
+  if state and string.sub(state, 1, 9) == 'cancelled' and lane_of(data) == campaign then
     redis.call('HDEL', MESSAGES, id)
     redis.call('HINCRBY', 'mail:counts:' .. campaign, 'cancelled', 1)
-    return
+    return size
   end
-  local delayed = type(message.options) == 'table' and message.options.eta
+  local delayed = string.find(data, '"eta"', 1, true)
   redis.call(delayed and 'LPUSH' or 'RPUSH', 'mail:lane:' .. campaign, id)
   if not state then
     enter(campaign)
   end
+  return size
+end
+
+-- Mails outside any campaign are taken from the end too: nobody waits for a campaign's thousands in front of them.
+local function sort_latest(most)
+  for _, id in ipairs(redis.call('LRANGE', WAITING, -most, -1)) do
+    local size = redis.call('HSTRLEN', MESSAGES, id)
+    if size > 0 and size <= SINGLE_BYTES and lane_at_a_glance(redis.call('HGET', MESSAGES, id)) == '' then
+      redis.call('LREM', WAITING, -1, id)
+      sort(id)
+    end
+  end
+end
+
+-- Sorts waiting messages into their lanes, the oldest first.
+local function sort_some(most)
+  local bytes = 0
+  while most > 0 and bytes < SORT_BYTES do
+    local ids = redis.call('LPOP', WAITING, math.min(most, 50))
+    if not ids then
+      return
+    end
+    for _, id in ipairs(ids) do
+      bytes = bytes + sort(id)
+    end
+    most = most - #ids
+  end
+  sort_latest(LATEST)
 end
 
 -- Moves messages that are due to the head of the waiting ones, where they also wake an idle process.

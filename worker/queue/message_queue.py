@@ -18,7 +18,9 @@ from worker.queue.processes import Process, this_month
 
 #: A blocking pop waits so long; longer than its socket time-out it mustn't be (redis_client.connect_async).
 WAIT_SECONDS = 60
-SORT_AT_ONCE = 100
+SORT_AT_ONCE = 1000
+#: While no process has room, one of them sorts this often.
+SORT_EVERY_SECONDS = 0.5
 FETCH_BYTES = 5_000_000
 #: Settled messages go together if they come within this time.
 SETTLE_LINGER_SECONDS = 0.05
@@ -101,6 +103,7 @@ class MessageQueue:
         self._fetch = client.register_script(script("ids", "lanes", "bullmq", "bullmq_take", "fetch"))
         self._beat = client.register_script(script("ids", "lanes", "states", "bullmq", "bullmq_take", "beat"))
         self._settle = client.register_script(script("ids", "lanes", "settle"))
+        self._sort = client.register_script(script("ids", "lanes", "sort"))
         self._client = client
         self._settlements: Coalescer[Settlement, None] = Coalescer(
             self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
@@ -114,6 +117,13 @@ class MessageQueue:
         )
         messages = [(identity.decode(*_IDS), data) for identity, data in zip(taken[::2], taken[1::2], strict=True)]
         return Fetched(messages, [BullJob.read(job) for job in jobs], unsorted, _seconds(due_ms), listens == 1)
+
+    async def sort(self) -> int:
+        """Sorts waiting messages into lanes, without taking one. Returns how many are left."""
+        left: int = await self._sort(
+            keys=[*keys.QUEUE_KEYS, keys.SORTING], args=[SORT_AT_ONCE, int(SORT_EVERY_SECONDS * 900)]
+        )
+        return left
 
     async def wait(self) -> bool:
         """Waits until a message wakes this process, which the next fetch finds; False after `WAIT_SECONDS`."""

@@ -21,7 +21,7 @@ from dramatiq.middleware import SkipMessage
 from worker.base.redis_client import encodable, explain
 from worker.queue.bullmq import BullJob, BullQueue, JobSettlement
 from worker.queue.gate import Gate
-from worker.queue.message_queue import MessageQueue, Settlement
+from worker.queue.message_queue import SORT_EVERY_SECONDS, MessageQueue, Settlement
 from worker.queue.processes import Process
 
 REDIS_AGAIN_SECONDS = 1.0
@@ -114,6 +114,7 @@ class MailWorker(dramatiq.Worker):
         self._jobs_in_hand: set[str] = set()
         self._unfinished = 0  # Of those in hand; the others are only being settled.
         self._room = asyncio.Event()
+        self._unsorted = 0
         self._wait: asyncio.Task[bool] | None = None
         self._listens = False
         self._listening: asyncio.Task[None] | None = None
@@ -183,7 +184,7 @@ class MailWorker(dramatiq.Worker):
             probing = self._gate.probing
             if self._unfinished > wanted - max(1, self.worker_threads // 2) or (probing and self._jobs_in_hand):
                 self._room.clear()
-                await self._room.wait()
+                await self._until_room()
                 continue
             try:
                 if lost:
@@ -193,6 +194,7 @@ class MailWorker(dramatiq.Worker):
                         await self._jobs.queue.give_back_all_but(self._jobs_in_hand)
                     lost = False
                 fetched = await self._queue.fetch(wanted - self._unfinished, 1 if probing else wanted)
+                self._unsorted = fetched.unsorted
                 self._next_due(fetched.due_seconds)
                 for identity, data in fetched.messages:
                     self._accept(identity, data)
@@ -208,6 +210,18 @@ class MailWorker(dramatiq.Worker):
                 lost = True
                 self._report(error)
                 await asyncio.sleep(REDIS_AGAIN_SECONDS)
+
+    async def _until_room(self) -> None:
+        while not self._room.is_set():
+            try:
+                async with asyncio.timeout(SORT_EVERY_SECONDS if self._unsorted else None):
+                    await self._room.wait()
+            except TimeoutError:
+                try:
+                    self._unsorted = await self._queue.sort()
+                except redis.RedisError as error:
+                    self._report(error)
+                    return
 
     async def _wait_for_work(self) -> None:
         woken = False
