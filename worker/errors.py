@@ -53,10 +53,10 @@ class AccountRefused(MailWorkerError):
 
 
 class NoConnectionYet(MailWorkerError):
-    """No further connection may be opened before `wait_ms` are over."""
+    """No further connection may be opened before `wait_ms` are over; 0 if there are some, but none for this mail."""
 
     def __init__(self, wait_ms: int) -> None:
-        super().__init__(f"no further connection for {wait_ms} ms")
+        super().__init__(f"no further connection for {wait_ms} ms" if wait_ms else "all connections are in use")
         self.wait_ms = wait_ms
 
 

@@ -15,6 +15,8 @@ from worker.sending.transports.base import Transport
 from worker.sending.transports.http import HttpTransport, Provider
 from worker.sending.transports.providers import Mailgun, Resend, SendGrid
 from worker.sending.transports.smtp import Idempotency, SmtpTransport
+from worker.sending.transports.smtp_login import Server
+from worker.sending.transports.smtp_session import StepSeconds
 
 SECRET = Secret("s3cret-s3cret")
 
@@ -55,6 +57,7 @@ class SmtpPeer:
     pipelining: bool
     idempotency: Idempotency | None = None
     server: SmtpServer = field(init=False)
+    step_seconds: StepSeconds = field(default_factory=lambda: StepSeconds(verdict=0.5))
 
     MANNERS = {  # noqa: RUF012  # nobody changes it
         "accept": {},
@@ -81,15 +84,18 @@ class SmtpPeer:
             return SECRET
 
         return SmtpTransport(
-            host="127.0.0.1",
-            port=self.server.port,
-            user="me@example.org",
-            shown_user="me@example.org",
-            credential=password,
-            auth="auto",
-            implicit_tls=True,
-            local_hostname="host",
+            Server(
+                host="127.0.0.1",
+                port=self.server.port,
+                user="me@example.org",
+                shown_user="me@example.org",
+                auth="auto",
+                implicit_tls=True,
+                helo_name="host.example.org",
+            ),
+            password,
             idempotency=self.idempotency,
+            step_seconds=self.step_seconds,
         )
 
     async def stop(self) -> None:

@@ -18,11 +18,25 @@ class SmtpServer:
     smtputf8: bool = True
     mechanism: str = "PLAIN"
     replies: dict[str, str] = field(default_factory=dict)
+    #: The same for RCPT by its address.
+    recipients: dict[str, str] = field(default_factory=dict)
+    #: Commands, or `CONTENT`, after whose reply it hangs up.
+    hangs_up_after: set[str] = field(default_factory=set)
+    #: Seconds before the reply.
+    delays: dict[str, float] = field(default_factory=dict)
+    #: Stands in front of each reply but the first ones, up to the login.
+    before_replies: bytes = b""
+    #: How many mails it takes on a connection before it says `full` and hangs up; 0 is no limit.
+    mails_per_connection: int = 0
+    full: str = "421 4.7.0 too many messages in this connection"
     accepted: list[tuple[str, bytes]] = field(default_factory=list)
+    mails_for_nobody: int = 0
     commands: list[str] = field(default_factory=list)
     #: What clients said to log in, without base64, in one string a login.
     logins: list[str] = field(default_factory=list)
+    #: Connections that it has had, has, and has had at once.
     connections: int = 0
+    most_at_once: int = 0
     port: int = 0
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -45,6 +59,7 @@ class SmtpServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        self.most_at_once = max(self.most_at_once, len(self._writers))
         try:
             if not await self._answer(writer, "GREETING", "220 here"):
                 return
@@ -57,6 +72,8 @@ class SmtpServer:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipient = ""
+        greeted = False
+        mails = 0
         while line := await reader.readline():
             text = line.decode().strip()
             verb = text.split(" ")[0].upper()
@@ -65,22 +82,35 @@ class SmtpServer:
                 extensions = ["8BITMIME", f"AUTH {self.mechanism}"]
                 extensions += ["PIPELINING"] if self.pipelining else []
                 extensions += ["SMTPUTF8"] if self.smtputf8 else []
+                greeted = True
+                if "EHLO" in self.replies:
+                    await self._answer(writer, verb, "")
+                    continue
                 writer.write("".join(f"250-{name}\r\n" for name in extensions).encode() + b"250 SIZE 1000000\r\n")
                 continue
             if verb == "QUIT":
                 writer.write(b"221 bye\r\n")
                 return
+            if not greeted:
+                writer.write(b"503 5.5.1 EHLO first\r\n")
+                continue
+            if verb == "MAIL":
+                if mails == self.mails_per_connection > 0:
+                    writer.write(self.full.encode() + b"\r\n")
+                    return
+                mails += 1
             if verb == "AUTH":
                 self.logins.append(await self._login(text, reader, writer))
-            if not await self._answer(
-                writer, verb, {"AUTH": "235 2.7.0 ok", "DATA": "354 go"}.get(verb, "250 2.0.0 ok")
-            ):
+            usual = {"AUTH": "235 2.7.0 ok", "DATA": "354 go"}.get(verb, "250 2.0.0 ok")
+            address = text[9:].partition(">")[0] if verb == "RCPT" else ""
+            if not await self._answer(writer, verb, self.recipients.get(address, usual)):
                 return
-            if verb == "RCPT" and "RCPT" not in self.replies:
-                recipient = text[9:].partition(">")[0]
+            if address and "RCPT" not in self.replies and address not in self.recipients:
+                recipient = address
             if verb == "DATA" and self.replies.get("DATA", "354").startswith("354"):
                 content = await self._content(reader)
                 if not recipient:
+                    self.mails_for_nobody += 1
                     writer.write(b"554 5.5.1 no valid recipients\r\n")
                     continue
                 if not await self._answer(writer, "CONTENT", "250 2.0.0 kept"):
@@ -108,5 +138,8 @@ class SmtpServer:
             return False
         if reply == _STALL:
             await asyncio.sleep(3600)
-        writer.write(reply.encode() + b"\r\n")
-        return True
+        if verb in self.delays:
+            await asyncio.sleep(self.delays[verb])
+        before = b"" if verb in ("GREETING", "AUTH") else self.before_replies
+        writer.write(before + reply.encode() + b"\r\n")
+        return verb not in self.hangs_up_after

@@ -2,11 +2,10 @@
 
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from testbed.certificates import write_certificates
 from tests.contract.http_server import Answer, HttpServer
 from tests.contract.smtp_server import SmtpServer
 from worker.base.settings import Settings, load_settings
@@ -15,15 +14,6 @@ from worker.sending.transports import oauth
 from worker.sending.transports.choice import make_transport
 
 USER, PASSWORD, REFRESH_TOKEN = "me@example.org", "pass word ü", "refresh-s3cret"
-
-
-@pytest.fixture
-def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    write_certificates(tmp_path, "127.0.0.1")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
-    return context
 
 
 @pytest.fixture
@@ -56,6 +46,7 @@ def settings(server: SmtpServer, auth: str, tokens: HttpServer | None = None) ->
             "SMTP_USER": USER,
             "SMTP_PASS": PASSWORD,
             "SMTP_AUTH": auth,
+            "SMTP_HELO_NAME": "mail1.example.com",
             "SMTP_OAUTH_TOKEN_URL": f"https://127.0.0.1:{tokens.port}/token" if tokens else "",
             "SMTP_OAUTH_CLIENT_ID": "client",
             "SMTP_OAUTH_CLIENT_SECRET": "client-s3cret",
@@ -81,6 +72,7 @@ async def test_a_password_is_given_as_the_server_wants_it(
     assert f"logged in as {USER}" in await transport.check()
     await transport.close()
     assert server.logins == [said]
+    assert server.commands[0] == "EHLO mail1.example.com"
 
 
 async def test_xoauth2_gets_a_token_and_keeps_it(server: SmtpServer, tokens: HttpServer) -> None:
@@ -134,3 +126,32 @@ async def test_a_token_that_cannot_be_had_is_one_sentence(
     await transport.close()
     assert words in str(caught.value)
     assert REFRESH_TOKEN not in str(caught.value)
+
+
+async def test_a_server_that_ends_the_login_for_now_is_only_away(server: SmtpServer) -> None:
+    server.replies = {"AUTH": "421 4.7.0 too many logins, try later"}
+    transport = make_transport(settings(server, "auto"))
+    with pytest.raises(TransportUnavailable, match="421"):
+        await transport.check()
+    await transport.close()
+
+
+@pytest.mark.parametrize(
+    ("host_name", "in_dns", "name"),
+    [
+        ("mail1.example.com", "", "mail1.example.com"),
+        ("mail1", "mail1.example.com", "mail1.example.com"),
+        ("mail1", "mail1", "[127.0.0.1]"),
+        ("mail1", "localhost.localdomain", "[127.0.0.1]"),
+        ("mail_1.example.com", "mail1", "[127.0.0.1]"),
+    ],
+)
+async def test_ehlo_says_a_full_name_or_an_address(
+    server: SmtpServer, monkeypatch: pytest.MonkeyPatch, host_name: str, in_dns: str, name: str
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: host_name)
+    monkeypatch.setattr("socket.getfqdn", lambda: in_dns)
+    transport = make_transport(replace(settings(server, "plain"), smtp_helo_name=""))
+    await transport.check()
+    await transport.close()
+    assert server.commands[0] == f"EHLO {name}"

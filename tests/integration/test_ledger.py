@@ -18,6 +18,7 @@ from worker.ledger.ledger import Entry, LedgerOptions, RedisLedger, Verdict
 from worker.mail.outcomes import Failed, Retry, Sent, Slow, Uncertain
 from worker.mail.pacing import Limit
 from worker.sending.account import Account
+from worker.sending.transports.base import NO_PLACE
 
 ACCOUNT = "account"
 
@@ -291,9 +292,34 @@ async def test_a_refused_login_is_tried_by_one_process_at_a_time(ledgers: Ledger
 async def test_connections_are_capped_across_processes(ledgers: Ledgers) -> None:
     first, second = (ledgers.account(name, max_connections=3) for name in ("p1", "p2"))
     assert [await first.may_connect(0), await first.may_connect(1), await second.may_connect(0)] == [0, 0, 0]
-    assert await second.may_connect(1) > 0
+    assert await second.may_connect(1) == NO_PLACE
     await first.count_connections(1)
     assert await second.may_connect(1) == 0
+
+
+async def test_a_place_that_gets_free_goes_to_whoever_has_none(ledgers: Ledgers) -> None:
+    first, second, third = (ledgers.account(name, max_connections=2) for name in ("p1", "p2", "p3"))
+    assert [await first.may_connect(0), await first.may_connect(1)] == [0, 0]
+    for wanting in (second, third):
+        assert await wanting.may_connect(0) == NO_PLACE
+        await asyncio.sleep(0.005)
+    await first.count_connections(1)
+    # It has another one, and the third came later.
+    assert [await first.may_connect(1), await third.may_connect(0)] == [NO_PLACE, NO_PLACE]
+    assert await second.may_connect(0) == 0
+    await first.count_connections(0)
+    assert await first.may_connect(0) == NO_PLACE
+    assert await third.may_connect(0) == 0
+
+
+async def test_who_wants_a_connection_no_more_is_not_waited_for(ledgers: Ledgers) -> None:
+    first, second = (ledgers.account(name, max_connections=1) for name in ("p1", "p2"))
+    assert [await first.may_connect(0), await second.may_connect(0)] == [0, NO_PLACE]
+    await asyncio.sleep(0.005)
+    await first.count_connections(0)
+    assert await first.may_connect(0) == NO_PLACE
+    ledgers.redis.hset(keys.wanting(ACCOUNT), "p2", "1000:1000")
+    assert await first.may_connect(0) == 0
 
 
 async def test_a_campaign_pauses_when_too_many_of_its_mails_fail(ledgers: Ledgers) -> None:

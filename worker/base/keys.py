@@ -125,6 +125,11 @@ def connections(name: str) -> str:
     return f"mail:account:{name}:connections"
 
 
+def wanting(name: str) -> str:
+    """HASH: processes that wait for one of those connections; see lua/account.lua."""
+    return f"mail:account:{name}:wanting"
+
+
 def dead_letter_reason(redis_message_id: str) -> str:
     """STRING: why a message can't be worked on."""
     return f"{DEAD_LETTER_REASON_PREFIX}{redis_message_id}"

@@ -57,6 +57,8 @@ class Settings:
     smtp_password: Secret
     smtp_auth: SmtpAuth
     smtp_mails_per_connection: int
+    #: What EHLO says; empty is the host's full name, or its address.
+    smtp_helo_name: str
     oauth_token_url: str
     oauth_client_id: str
     oauth_client_secret: Secret
@@ -168,6 +170,7 @@ def _read(reader: "_Reader") -> Settings:
         smtp_password=Secret(needed("SMTP_PASS", smtp and not xoauth2, secret=True)),
         smtp_auth=auth,
         smtp_mails_per_connection=reader.integer("SMTP_MAILS_PER_CONNECTION", default=100, low=1, high=100_000),
+        smtp_helo_name=reader.helo_name("SMTP_HELO_NAME"),
         oauth_token_url=reader.url("SMTP_OAUTH_TOKEN_URL", default=None if xoauth2 else ""),
         oauth_client_id=needed("SMTP_OAUTH_CLIENT_ID", xoauth2),
         oauth_client_secret=Secret(reader.text("SMTP_OAUTH_CLIENT_SECRET", default="", secret=True)),
@@ -322,6 +325,13 @@ class _Reader:
         value = self.text(name)
         if "/" in value or " " in value or (value.count(":") == 1):
             self._mistake(f"{name} is {value!r}, but must be a host name alone, like smtp.zoho.com", name)
+        return value
+
+    def helo_name(self, name: str) -> str:
+        """A full domain or an address literal (RFC 5321, 4.1.3); empty without one."""
+        value = self.text(name, default="")
+        if value and not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9A-Za-z:.]+\]", value):
+            self._mistake(f"{name} is {value!r}, but must be a full host name, like mail1.example.com", name)
         return value
 
     def redis_url(self, *names: str) -> str:

@@ -3,6 +3,8 @@
 -- KEYS[1]  mail:account:NAME              HASH (see claim.lua)
 -- KEYS[2]  mail:account:NAME:connections  HASH process -> open connections
 -- KEYS[3]  dramatiq:__heartbeats__        ZSET of living processes
+-- KEYS[4]  mail:account:NAME:wanting      HASH process -> ms since when it has wanted a connection, `:`, and when it
+--                                         asked last
 -- ARGV[1]  what happened, and by that:
 --   slow     ms that the provider asked for (0: it didn't say)     it wants less speed
 --   stop     reason, ms of the first pause, of the longest, kind   it refuses the account: `login` or `sending`
@@ -10,13 +12,14 @@
 --   connect  process, its open connections, the most for the fleet (0: no limit)
 --   count    process, its open connections                         some were closed
 --
--- Returns ms to wait: of `connect`, 0 when one more connection may be opened, or -1 when it tells whether a refused
--- login works by now; of `stop`, until the next try.
+-- Returns ms to wait: of `connect`, 0 when one more connection may be opened, -1 when it tells whether a refused login
+-- works by now, -2 while the fleet has all that it may have, or others come first; of `stop`, until the next try.
 local clock = redis.call('TIME')
 local NOW_MS = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local SLOWEST_INTERVAL_MS = 60000
 local SAME_EPISODE_MS = 2000
-local RECONNECT_MS = 500
+-- Who wants a connection asks every second.
+local WANTING_MS = 3000
 
 local function number(field)
   return tonumber(redis.call('HGET', KEYS[1], field) or 0) or 0
@@ -69,18 +72,43 @@ elseif happened == 'connect' then
   end
   local most, open = tonumber(ARGV[4]), tonumber(ARGV[3])
   if most > 0 then
-    local all = open
+    local all, has = open, {}
     local counts = redis.call('HGETALL', KEYS[2])
     for i = 1, #counts, 2 do
       if not redis.call('ZSCORE', KEYS[3], counts[i]) then
         redis.call('HDEL', KEYS[2], counts[i])
       elseif counts[i] ~= ARGV[2] then
+        has[counts[i]] = tonumber(counts[i + 1])
         all = all + counts[i + 1]
       end
     end
-    if all >= most then
-      return RECONNECT_MS
+    -- Those with fewer connections come first, and among equals those who have wanted one for longer: otherwise whoever
+    -- replaces its connections would keep them all.
+    local since_ms, ahead, others = NOW_MS, 0, {}
+    local wanting = redis.call('HGETALL', KEYS[4])
+    for i = 1, #wanting, 2 do
+      local since, asked = string.match(wanting[i + 1], '^(%d+):(%d+)$')
+      since, asked = tonumber(since), tonumber(asked)
+      if NOW_MS - asked > WANTING_MS then
+        redis.call('HDEL', KEYS[4], wanting[i])
+      elseif wanting[i] == ARGV[2] then
+        since_ms = since
+      else
+        others[wanting[i]] = since
+      end
     end
+    for process, since in pairs(others) do
+      local theirs = has[process] or 0
+      if theirs < open or (theirs == open and (since < since_ms or (since == since_ms and process < ARGV[2]))) then
+        ahead = ahead + 1
+      end
+    end
+    if all + ahead >= most then
+      redis.call('HSET', KEYS[4], ARGV[2], string.format('%.0f:%.0f', since_ms, NOW_MS))
+      redis.call('PEXPIRE', KEYS[4], WANTING_MS)
+      return -2
+    end
+    redis.call('HDEL', KEYS[4], ARGV[2])
     redis.call('HSET', KEYS[2], ARGV[2], open + 1)
   end
   return answer

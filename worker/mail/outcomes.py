@@ -41,6 +41,14 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True)
+class Hindered:
+    """Nothing was accepted, and nobody knows whether it's this mail's matter or the server's: the connection ended
+    under it, or what it was told is about something else. `reason` is a sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SenderRefused:
     """The provider won't take mails from this sender's address: no recipient is to blame."""
 
@@ -59,7 +67,7 @@ class NotClaimed:
     """The mail must not leave now; the claim says why."""
 
 
-Outcome = Sent | Failed | Retry | Slow | SenderRefused | Uncertain | NotClaimed
+Outcome = Sent | Failed | Retry | Slow | Hindered | SenderRefused | Uncertain | NotClaimed
 
 
 class Reply(StrEnum):

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def _keys(name: str) -> list[str]:
-    return [keys.account(name), keys.connections(name), keys.HEARTBEATS]
+    return [keys.account(name), keys.connections(name), keys.HEARTBEATS, keys.wanting(name)]
 
 
 def resume_account(client: "redis.Redis", name: str) -> None:
@@ -68,7 +68,8 @@ class Account:
         await self._say("resume")
 
     async def may_connect(self, open_connections: int) -> int:
-        """Milliseconds to wait before one more connection may be opened; 0 now, -1 now and tell whether it worked."""
+        """Milliseconds to wait before one more connection may be opened; 0 now, -1 now and tell whether it worked, -2
+        when there's a place among the fleet's: ask again in a second."""
         return await self._say("connect", self._process, open_connections, self._max_connections)
 
     async def count_connections(self, open_connections: int) -> None:

@@ -13,9 +13,9 @@ from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.ledger.ledger import Entry, Ledger, QueuedJob, SentElsewhere, Verdict
 from worker.mail.jobs import Job
 from worker.mail.message import Mail, build_mail
-from worker.mail.outcomes import Failed, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
+from worker.mail.outcomes import Failed, Hindered, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
 from worker.mail.retry import retry_delay_ms
-from worker.queue.gate import Gate
+from worker.queue.gate import Cause, Gate
 from worker.sending.account import Account
 from worker.sending.outage import Outage
 from worker.sending.transports.base import Transport
@@ -24,9 +24,17 @@ from worker.sending.transports.base import Transport
 LONGEST_HELD_SECONDS = 30.0
 #: A BullMQ job is locked while it waits here, and its app can't remove it.
 LONGEST_LOCKED_SECONDS = 2.0
-#: A mail that is told to slow down this often while others are accepted is refused in the ordinary way, by its mailbox.
+#: A mail that is told to slow down, or under which the connection ends, this often while others are accepted is refused
+#: in the ordinary way: by its mailbox, or for something in it.
 MAX_SLOW_DOWNS = 10
 OTHERS_SECONDS = 60.0
+#: A mail that is hindered comes back so soon: what others do in the meantime tells whose matter it is. It counts for so
+#: many slow-downs that the second time is the last that is free: a campaign may be over in seconds, and then there are
+#: no others. Once is no proof, since it happens to all that are under way when an outage begins.
+HINDERED_DELAY_SECONDS = 1.0
+HINDERED_WEIGHT = 5
+#: So many hindered mails are remembered, those of late.
+MAX_REMEMBERED = 1_000
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +88,7 @@ class Queued:
 
     #: The same for each try.
     identity: str
-    #: Tries that this mail's recipient has cost so far, and how often it was told to slow down.
+    #: Tries that this mail's recipient has cost so far, and those that cost nothing although others got through.
     attempts: int = 0
     slow_downs: int = 0
     #: Its BullMQ job, if it's one, with the app's own rules for another try.
@@ -124,6 +132,7 @@ class Delivery:
         self._options = options
         self._outage = Outage(gate)
         self._accepted_at = -OTHERS_SECONDS
+        self._hindered_at: dict[str, float] = {}
         self.sent = 0
         self._claimants = (f"{process}:{number}" for number in itertools.count())
 
@@ -149,22 +158,35 @@ class Delivery:
             except NoConnectionYet as error:
                 # It was claimed on a connection that ended.
                 await attempt.release(str(error))
-                self._gate.close(error.wait_ms)
+                if not error.wait_ms:
+                    return Back()
+                self._gate.close(Cause.CONNECTIONS, error.wait_ms)
             except TransportUnavailable as error:
                 await attempt.release(str(error))
-                self._outage.began(error)
+                self._outage.began(str(error))
             except AccountRefused as error:
                 await attempt.release(str(error))
-                self._gate.close(await self._account.refused(error))
+                self._gate.close(Cause.PAUSE, await self._account.refused(error))
             except redis.RedisError:
                 # Redis may have the claim although its answer was lost.
                 await attempt.release("Redis was away")
                 raise
+            except Exception as error:
+                # Nobody foresaw it, so nobody knows how far the mail came.
+                if not attempt.claimed:
+                    raise
+                logger.exception("%s: unexpected error", mail.message_id)
+                return await self._settle(attempt, mail, Uncertain(f"unexpected {type(error).__name__}"), queued)
             else:
-                if not isinstance(outcome, NotClaimed):
+                if isinstance(outcome, Hindered):
+                    if not self._is_to_blame(queued):
+                        await attempt.release(outcome.reason)
+                        self._outage.began(outcome.reason)
+                        continue
+                elif not isinstance(outcome, NotClaimed):
                     self._outage.over()
                 if attempt.verdict is Verdict.WAIT:
-                    self._gate.close(attempt.wait_ms)
+                    self._gate.close(Cause.RATE, attempt.wait_ms)
                     continue
                 self._gate.turn()
                 if isinstance(outcome, NotClaimed):
@@ -174,6 +196,16 @@ class Delivery:
     def _others_get_through(self) -> bool:
         # If not, it's an outage, which no mail is to blame for.
         return asyncio.get_running_loop().time() - self._accepted_at < OTHERS_SECONDS
+
+    def _is_to_blame(self, queued: Queued) -> bool:
+        """Whether a mail that was hindered is to blame itself: others got through since it was hindered before."""
+        now = asyncio.get_running_loop().time()
+        before = self._hindered_at.pop(queued.identity, now - HINDERED_DELAY_SECONDS)
+        self._hindered_at[queued.identity] = now
+        if len(self._hindered_at) > MAX_REMEMBERED:
+            del self._hindered_at[next(iter(self._hindered_at))]
+        # Once this was seen often enough, it proves nothing that nobody else sends.
+        return self._accepted_at > before or queued.slow_downs >= MAX_SLOW_DOWNS
 
     async def fail(self, entry: Entry, reason: str) -> None:
         """Records that a recipient's job can't become a mail."""
@@ -224,12 +256,16 @@ class Delivery:
                 await self._account.slow_down(after_ms)
                 logger.warning("told to slow down %s: %s", mail.message_id, reason)
                 return Later(max(after_ms, 1000), attempts, slow_downs + self._others_get_through(), reason)
+            case Hindered(reason=reason) if slow_downs < MAX_SLOW_DOWNS:
+                await attempt.release(reason)
+                logger.warning("hindered, while others get through, %s: %s", mail.message_id, reason)
+                return Later(int(HINDERED_DELAY_SECONDS * 1000), attempts, slow_downs + HINDERED_WEIGHT, reason)
             case Uncertain(reason=reason):
                 await attempt.record(outcome)
                 logger.warning("uncertain %s: %s", mail.message_id, reason)
                 if self._options.hold_uncertain:
                     return Held(attempt.entry.name, reason)
-            case Retry(reason=reason) | Slow(reason=reason):
+            case Retry(reason=reason) | Slow(reason=reason) | Hindered(reason=reason):
                 if not last:
                     await attempt.release(reason)
                 logger.info("refused for now %s (attempt %d): %s", mail.message_id, attempts + 1, reason)
@@ -252,12 +288,16 @@ class _Attempt:
 
     async def claim(self) -> bool:
         """Whether the mail may leave now."""
-        if self.verdict in (Verdict.CLAIMED, Verdict.UNCERTAIN):
+        if self.claimed:
             return True  # A second connection for the same try.
         self._asked = True
         self.verdict, self.wait_ms = await self._ledger.claim(self.entry, self._claimant)
         if self.verdict is Verdict.UNCERTAIN:
             logger.warning("a mail of %s may have been accepted before; it's sent again", self.entry.name)
+        return self.claimed
+
+    @property
+    def claimed(self) -> bool:
         return self.verdict in (Verdict.CLAIMED, Verdict.UNCERTAIN)
 
     async def release(self, reason: str) -> None:

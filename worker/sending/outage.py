@@ -3,8 +3,7 @@
 import logging
 import time
 
-from worker.errors import TransportUnavailable
-from worker.queue.gate import Gate
+from worker.queue.gate import Cause, Gate
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +21,19 @@ class Outage:
         self._sentence = ""
         self._reported_at = 0.0
 
-    def began(self, error: TransportUnavailable) -> None:
-        """Reports `error` if it's news, and closes the gate until the next try."""
+    def began(self, sentence: str) -> None:
+        """Reports it if it's news, and closes the gate until the next try."""
         now = time.monotonic()
-        if str(error) != self._sentence or now - self._reported_at > REMIND_AFTER_SECONDS:
-            logger.error("%s Mails wait; no attempt is spent.", error)
-            self._sentence, self._reported_at = str(error), now
-        if self._gate.seconds == 0:
-            self._gate.close(int(self._wait_seconds * 1000))
+        if sentence != self._sentence or now - self._reported_at > REMIND_AFTER_SECONDS:
+            logger.error("%s Mails wait; no attempt is spent.", sentence)
+            self._sentence, self._reported_at = sentence, now
+        if not self._gate.closed_by(Cause.OUTAGE):
+            self._gate.close(Cause.OUTAGE, int(self._wait_seconds * 1000))
             self._wait_seconds = min(self._wait_seconds * 2, LONGEST_WAIT_SECONDS)
 
     def over(self) -> None:
         """A server was reached again."""
         if self._sentence:
             logger.info("Mails leave again.")
+            self._gate.end(Cause.OUTAGE)
         self._sentence, self._wait_seconds = "", FIRST_WAIT_SECONDS

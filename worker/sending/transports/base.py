@@ -40,6 +40,10 @@ class Transport(Protocol):
         """Ends all connections."""
 
 
+#: `Connections.may_connect`'s answer while the fleet has as many connections as it may have.
+NO_PLACE = -2
+
+
 class Connections(Protocol):
     """The fleet's limit on connections, and what it knows about a login that was refused; see sending/account.py."""
 

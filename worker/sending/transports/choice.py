@@ -23,17 +23,20 @@ def make_transport(settings: Settings, connections: Connections | None = None) -
     """
     if settings.transport == "smtp":
         from worker.sending.transports.smtp import Idempotency, SmtpTransport
+        from worker.sending.transports.smtp_login import Server
 
         at_resend = settings.smtp_host.lower() == RESEND_SMTP_HOST
         return SmtpTransport(
-            host=settings.smtp_host,
-            port=settings.smtp_port,
-            user=settings.smtp_user,
-            shown_user=settings.shown_smtp_user,
-            credential=_credential(settings),
-            auth=settings.smtp_auth,
-            implicit_tls=settings.smtp_implicit_tls,
-            local_hostname=settings.host_name,
+            Server(
+                host=settings.smtp_host,
+                port=settings.smtp_port,
+                user=settings.smtp_user,
+                shown_user=settings.shown_smtp_user,
+                auth=settings.smtp_auth,
+                implicit_tls=settings.smtp_implicit_tls,
+                helo_name=settings.smtp_helo_name,
+            ),
+            _credential(settings),
             mails_per_connection=settings.smtp_mails_per_connection,
             connections=connections,
             idempotency=Idempotency("Resend-Idempotency-Key", RESEND_KEPT_SECONDS) if at_resend else None,

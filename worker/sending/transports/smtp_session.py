@@ -4,18 +4,47 @@ aiosmtplib connects, negotiates TLS and logs in. It waits for each reply before 
 mail's line ends once more: with mails that are right already, that was a third of a worker's time."""
 
 import asyncio
+import math
 import re
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import cast
 
 MAX_REPLY_BYTES = 65_536
+#: For what is left to say on a connection after a refusal; without an answer it's given up.
+CLEAR_SECONDS = 5.0
+#: The server says with it that it ends the connection, whatever it answers (RFC 5321, 3.8).
+FAREWELL = 421
 
 _DOT_AT_LINE_START = re.compile(rb"(?m)^\.")
+_REPLY_LINE = re.compile(rb"[2-5]\d\d([ -]|$)")
 
 
-class ConnectionLost(Exception):
-    """The connection is gone, or speaks something else than SMTP."""
+@dataclass(frozen=True, slots=True)
+class StepSeconds:
+    """How long a server may take for each step (RFC 5321, 4.5.3.2)."""
+
+    mail: float = 300.0
+    recipient: float = 300.0
+    data: float = 120.0
+    #: Until it has taken at least some of the content.
+    block: float = 180.0
+    #: After the whole content. Who hangs up sooner gets a mail delivered twice.
+    verdict: float = 600.0
+
+
+RFC_5321 = StepSeconds()
+
+
+class Stage(StrEnum):
+    """What a reply is due to."""
+
+    MAIL = "MAIL FROM"
+    RECIPIENT = "RCPT TO"
+    DATA = "DATA"
+    CONTENT = "the mail's content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +58,139 @@ class SmtpReply:
         return f"{self.code} {self.text}"
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The server has the mail."""
+
+    reply: SmtpReply
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server said no at this stage, whatever became of the connection then."""
+
+    stage: Stage
+    reply: SmtpReply
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection ended, fell silent or spoke something else than SMTP where the reply to `stage` was due."""
+
+    stage: Stage
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """The mail mustn't leave."""
+
+
+Ending = Accepted | Refused | Lost | Unclaimed
+
+
 class SmtpSession(asyncio.Protocol):
     """Takes over a transport on which somebody is logged in."""
 
-    def __init__(self, transport: asyncio.BaseTransport, *, pipelining: bool, smtputf8: bool) -> None:
-        self.pipelining = pipelining
+    def __init__(
+        self,
+        transport: asyncio.BaseTransport,
+        *,
+        pipelining: bool,
+        smtputf8: bool,
+        helo_name: str,
+        seconds: StepSeconds,
+    ) -> None:
         self.smtputf8 = smtputf8
+        #: What EHLO said.
+        self.helo_name = helo_name
+        self._pipelining = pipelining
+        self._seconds = seconds
         self._transport = cast(asyncio.Transport, transport)
         self._buffer = bytearray()
         self._lines: list[bytes] = []
+        self._reply_bytes = 0
         self._replies: deque[SmtpReply] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        #: Whether all that was said has been answered, so that the next mail finds the server listening.
+        self._clear = True
         self._lost = ""
         transport.set_protocol(self)
 
     @property
     def usable(self) -> bool:
         """Whether the next mail may go out on it. What the server says unasked is a farewell: 421, mostly."""
-        return not self._lost and not self._replies and not self._transport.is_closing()
+        return self._clear and self._silent and not self._lost and not self._transport.is_closing()
+
+    async def converse(
+        self,
+        mail_from: bytes,
+        rcpt_to: bytes,
+        content: bytes,
+        claim: Callable[[], Awaitable[bool]],
+        first_seconds: float = math.inf,
+    ) -> Ending:
+        """Gives the server one mail. Each reply is judged as it comes: what follows it, a hang-up for one, takes no
+        refusal back.
+
+        Args:
+            claim: asked just before the mail's commands if they go out together, otherwise just before DATA.
+            first_seconds: for the reply to MAIL FROM, if that is less.
+        """
+        steps = (
+            (Stage.MAIL, mail_from, min(first_seconds, self._seconds.mail)),
+            (Stage.RECIPIENT, rcpt_to, self._seconds.recipient),
+            (Stage.DATA, b"DATA\r\n", self._seconds.data),
+        )
+        if self._pipelining:
+            # The claim can't wait for the 354: behind that there's no way back.
+            if not await claim():
+                return Unclaimed()
+            self._say(mail_from + rcpt_to + b"DATA\r\n")
+        for number, (stage, command, seconds) in enumerate(steps):
+            if not self._pipelining:
+                if stage is Stage.DATA and not await claim():
+                    await self._clear_after(None, ())
+                    return Unclaimed()
+                self._say(command)
+            reply = await self._reply(seconds)
+            if reply is None:
+                return Lost(stage, self._lost)
+            if reply.code >= 400:
+                refusal = Refused(stage, reply)
+                later = [stage for stage, _, _ in steps[number + 1 :]] if self._pipelining else ()
+                await self._clear_after(refusal, later)
+                return refusal
+            if (reply.code == 354) is not (stage is Stage.DATA):
+                return self._astray(stage, reply)
+        if not self._silent:
+            self._lose("it answers what it wasn't asked")
+            return Lost(Stage.DATA, self._lost)
+        return await self._give(content)
+
+    async def quit(self, seconds: float) -> None:
+        """Says goodbye, and waits so long for the answer."""
+        self._say(b"QUIT\r\n")
+        await self._reply(seconds)
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection, with a goodbye that nobody waits for."""
+        if not self._transport.is_closing():
+            if self._clear:
+                self._say(b"QUIT\r\n")
+            self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end]).rstrip(b"\r")
+            line = bytes(self._buffer[:end]).rstrip()
             del self._buffer[: end + 1]
-            self._take_line(line)
-        if len(self._buffer) + sum(map(len, self._lines)) > MAX_REPLY_BYTES:
+            self._reply_bytes += end + 1
+            # Some servers and proxies send an empty line before a reply.
+            if line:
+                self._take_line(line)
+        if len(self._buffer) + self._reply_bytes > MAX_REPLY_BYTES:
             self._lose("it sends an endless reply")
 
     def eof_received(self) -> bool:
@@ -64,49 +200,88 @@ class SmtpSession(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose(str(exc) if exc else "the server ended the connection")
 
-    def write(self, data: bytes) -> None:
-        if self._lost or self._transport.is_closing():
-            raise ConnectionLost(self._lost or "the connection was closed")
-        self._transport.write(data)
+    @property
+    def _silent(self) -> bool:
+        return not (self._replies or self._lines or self._buffer)
 
-    async def reply(self) -> SmtpReply:
-        """The next reply.
+    def _say(self, data: bytes) -> None:
+        # On a connection that is lost the reply tells it, or one that came before the end does.
+        self._clear = False
+        if not self._lost and not self._transport.is_closing():
+            self._transport.write(data)
 
-        Raises:
-            ConnectionLost: there won't be one.
-        """
-        while not self._replies:
-            if self._lost:
-                raise ConnectionLost(self._lost)
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
+    async def _heard(self, seconds: float) -> bool:
+        """Waits for a reply or the connection's end; False if neither came."""
+        if self._replies or self._lost:
+            return True
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(seconds):
                 await self._waiter
-            finally:
-                self._waiter = None
-        return self._replies.popleft()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiter = None
+        return True
 
-    async def command(self, line: bytes) -> SmtpReply:
-        """Sends one command and returns its reply."""
-        self.write(line + b"\r\n")
-        return await self.reply()
+    async def _reply(self, seconds: float) -> SmtpReply | None:
+        """The next reply; None if there won't be one, and `_lost` says why."""
+        if not await self._heard(seconds):
+            self._lose(f"no reply within {seconds:g} s")
+        return self._replies.popleft() if self._replies else None
 
-    async def content(self, data: bytes) -> SmtpReply:
-        """Sends a mail's content after a 354, and returns the server's verdict."""
-        if data.startswith(b".") or b"\n." in data:
-            data = _DOT_AT_LINE_START.sub(b"..", data)
-        self.write(data + (b".\r\n" if data.endswith(b"\r\n") else b"\r\n.\r\n"))
-        return await self.reply()
+    async def _give(self, content: bytes) -> Ending:
+        if content.startswith(b".") or b"\n." in content:
+            content = _DOT_AT_LINE_START.sub(b"..", content)
+        self._say(content + (b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"))
+        reply = await self._verdict()
+        if reply is None:
+            return Lost(Stage.CONTENT, self._lost)
+        if reply.code // 100 == 3:
+            return self._astray(Stage.CONTENT, reply)
+        self._clear = reply.code != FAREWELL
+        return Accepted(reply) if reply.code < 300 else Refused(Stage.CONTENT, reply)
 
-    async def abandon_data(self) -> None:
-        """Answers a 354 that came although the recipient was refused: an empty mail, which has no recipient."""
-        self.write(b".\r\n")
-        await self.reply()
+    async def _verdict(self) -> SmtpReply | None:
+        # A big mail on a slow line has all the time in which the server takes some of it.
+        while not self._lost and (left := self._transport.get_write_buffer_size()):
+            if await self._heard(self._seconds.block):
+                break
+            if self._transport.get_write_buffer_size() >= left:
+                self._lose(f"it took nothing of the mail within {self._seconds.block:g} s")
+        return await self._reply(self._seconds.verdict)
 
-    def close(self) -> None:
-        self._transport.close()
+    def _astray(self, stage: Stage, reply: SmtpReply) -> Lost:
+        self._lose(f"it answers {str(reply)[:80]!r} to {stage}, which is neither yes nor no")
+        return Lost(stage, self._lost)
+
+    async def _clear_after(self, refusal: Refused | None, unanswered: Sequence[Stage]) -> None:
+        """Brings the connection back to where a mail can begin. If the server doesn't play along it isn't usable any
+        more.
+
+        Args:
+            refusal: what the mail ended with, if it wasn't taken back.
+            unanswered: the stages whose replies are still to come.
+        """
+        if refusal is not None and refusal.reply.code == FAREWELL:
+            return
+        for stage in unanswered:
+            reply = await self._reply(CLEAR_SECONDS)
+            if reply is None or reply.code == FAREWELL:
+                return
+            if stage is Stage.RECIPIENT and reply.code < 400:
+                return  # It takes a recipient without a sender: nothing may follow that it could take for a mail.
+            if reply.code == 354:
+                # RFC 2920, 3.1: it may say so although it took no recipient. An empty mail for nobody answers it.
+                self._say(b".\r\n")
+                if await self._reply(CLEAR_SECONDS) is None:
+                    return
+        self._say(b"RSET\r\n")
+        reply = await self._reply(CLEAR_SECONDS)
+        self._clear = reply is not None and reply.code // 100 == 2
 
     def _take_line(self, line: bytes) -> None:
-        if not re.match(rb"[2-5]\d\d([ -]|$)", line):
+        if not _REPLY_LINE.match(line):
             self._lose(f"it says {line[:80].decode(errors='replace')!r}, which isn't SMTP")
             return
         self._lines.append(line)
@@ -115,12 +290,13 @@ class SmtpSession(asyncio.Protocol):
         text = " ".join(part[4:].decode(errors="replace").strip() for part in self._lines)
         self._replies.append(SmtpReply(int(line[:3]), " ".join(text.split())))
         self._lines = []
+        self._reply_bytes = 0
         self._wake()
 
     def _lose(self, why: str) -> None:
         if not self._lost:
             self._lost = why
-            self._transport.close()
+            self._transport.abort()
             self._wake()
 
     def _wake(self) -> None:
