@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.contract.peers import SmtpPeer
-from worker.ledger.ledger import Entry, Result, Verdict
+from worker.ledger.ledger import Entry, GivenUp, Result, Verdict
 from worker.mail.jobs import Job, parse_job
 from worker.mail.outcomes import Failed, Outcome, Sent, Uncertain
 from worker.queue.gate import Gate
@@ -171,6 +171,18 @@ async def test_an_outage_costs_nobody_anything(
     async with asyncio.timeout(10):
         await running
     assert all(isinstance(queue.ledger.last(each), Sent) for each in waiting)
+
+
+@pytest.mark.parametrize("manner", ["close after the content", "rubbish"])
+async def test_the_last_uncertain_try_is_no_failure(transport: Transport, peer: SmtpPeer, manner: str) -> None:
+    peer.behave(manner)
+    queue = Queue(transport, asyncio.Event())
+    await queue.run("s")
+    first, second, last = queue.ledger.results["s"]
+    assert isinstance(first, Uncertain)
+    assert isinstance(second, Uncertain)
+    assert isinstance(last, GivenUp)
+    assert "may have arrived" in last.reason
 
 
 class Surprising:

@@ -10,7 +10,7 @@ import redis
 from testbed.app import App
 from worker.base import keys
 from worker.base.redis_client import CountingRedis
-from worker.ledger.ledger import Entry, LedgerOptions, QueuedJob, RedisLedger, Verdict
+from worker.ledger.ledger import Entry, GivenUp, LedgerOptions, QueuedJob, RedisLedger, Verdict
 from worker.mail.outcomes import Failed, Retry, Sent, Uncertain
 from worker.queue.bullmq import BullJob, BullQueue, JobSettlement
 from worker.queue.message_queue import Beat, Fetched, MessageQueue
@@ -51,7 +51,7 @@ class Consumer:
     async def record(
         self,
         job: BullJob,
-        result: Sent | Failed | Retry | Uncertain,
+        result: Sent | Failed | GivenUp | Retry | Uncertain,
         subscriber: str = "s",
         campaign: str | None = "c",
         keep: tuple[float, ...] = KEEP_ALL,

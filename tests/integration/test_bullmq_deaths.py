@@ -11,7 +11,7 @@ from testbed.app import App
 from tests.integration.consumers import BULLMQ, Consumer, MakeConsumer, add, die, entry_of
 from worker.base import keys
 from worker.base.redis_client import CountingRedis, script
-from worker.ledger.ledger import Verdict
+from worker.ledger.ledger import GivenUp, Verdict
 from worker.ledger.uncertain import UncertainMails
 from worker.mail.outcomes import Failed, Retry, Sent, Uncertain
 from worker.queue import bullmq
@@ -90,6 +90,25 @@ async def test_what_a_dead_process_claimed_never_goes_back_to_node(
     assert app.ask("take", token="node") is None
     [job] = await other.take()
     assert await other.claim(job) is Verdict.UNCERTAIN
+
+
+async def test_a_mail_that_is_given_up_is_failed_but_may_have_arrived(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    add(app, 1)
+    consumer = process()
+    [job] = await consumer.take()
+    assert await consumer.claim(job) is Verdict.CLAIMED
+    await consumer.record(job, GivenUp("given up after 5 attempts, but it may have arrived: lost"))
+    assert "may have arrived" in app.ask("job", id=job.id)["failedReason"]
+    [mail] = UncertainMails(queue).all()
+    assert (mail.resolution, mail.held) == ("given up", False)
+    # Somebody tries it again by hand.
+    app.ask("retry", id=job.id)
+    [job] = await consumer.take()
+    assert await consumer.claim(job) is Verdict.CLAIMED
+    await consumer.record(job, Sent("250 ok"))
+    assert app.counts("completed", "failed") == {"completed": 1, "failed": 0}
 
 
 async def test_with_hold_it_waits_for_an_operator(app: App, process: MakeConsumer, queue: redis.Redis) -> None:

@@ -14,9 +14,11 @@ from worker.base import keys
 from worker.base.redis_client import CountingRedis, connect_async
 from worker.base.settings import Secret
 from worker.errors import AccountRefused
-from worker.ledger.ledger import Entry, LedgerOptions, RedisLedger, Verdict
+from worker.ledger.ledger import Entry, GivenUp, LedgerOptions, RedisLedger, Verdict
+from worker.ledger.uncertain import UncertainMails
 from worker.mail.outcomes import Failed, Retry, Sent, Slow, Uncertain
 from worker.mail.pacing import Limit
+from worker.recording.campaigns import Campaigns
 from worker.sending.account import Account
 from worker.sending.transports.base import NO_PLACE
 
@@ -108,6 +110,74 @@ async def test_a_dead_processs_claim_is_uncertain_and_sent_again(ledgers: Ledger
     await second.record(mail(), "p2:1", Sent("250"))
     assert ledgers.counts() == {"uncertain": 1, "sent": 1}
     assert ledgers.redis.hlen(keys.UNCERTAIN) == 1
+
+
+async def test_a_claim_lives_as_long_as_its_process(ledgers: Ledgers) -> None:
+    """A server may take RFC 5321's time for each step: meanwhile nobody else sends the mail, and its place is taken."""
+    limits = (Limit(mails=1, window_ms=1000),)
+    first, second = ledgers.of("p1", limits=limits), ledgers.of("p2", limits=limits)
+    await first.claim(mail(), "p1:1")
+    half_an_hour_ago = time.time() * 1000 - 1_800_000
+    ledgers.redis.hset(keys.ledger("c"), "s0", f"c:{half_an_hour_ago:.0f}:p1:1")
+    ledgers.redis.zadd(keys.in_flight(ACCOUNT), {"p1:1": half_an_hour_ago})
+    assert (await second.claim(mail(), "p2:1"))[0] is Verdict.BUSY
+    assert (await second.claim(mail(1), "p2:2"))[0] is Verdict.WAIT
+    ledgers.kill("p1")
+    assert (await second.claim(mail(2), "p2:3"))[0] is Verdict.WAIT  # Its place counts from now on.
+    await asyncio.sleep(1.1)
+    assert (await second.claim(mail(), "p2:1"))[0] is Verdict.UNCERTAIN
+
+
+async def test_a_mail_is_given_up_when_its_last_try_is_uncertain(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1", pause_above_percent=1)
+    for number in range(30):
+        await ledger.claim(mail(number), f"p1:{number}")
+        await ledger.record(mail(number), f"p1:{number}", GivenUp("given up, but it may have arrived: lost"))
+        assert (await ledger.claim(mail(number), "p1:again"))[0] is Verdict.DONE
+    await ledger.record(mail(), "", Failed("a second message of it is broken"))
+    assert ledgers.counts() == {"uncertain": 30, "given_up": 30}
+    assert ledgers.outbox() == []
+    assert ledgers.redis.hexists(keys.CONTROL, "c") == 0
+    assert ledgers.redis.sismember(keys.OPEN_CAMPAIGNS, "c") == 1
+    listed = list(UncertainMails(ledgers.redis).all())
+    assert {found.resolution for found in listed} == {"given up"}
+
+
+class Rows:
+    """The database's unsent recipients of campaign c."""
+
+    def __init__(self, *unsent: str) -> None:
+        self.unsent_rows = sorted(unsent)
+        self.completed: list[str] = []
+
+    def count_unsent(self, campaign_id: str) -> int:
+        return len(self.unsent_rows)
+
+    def unsent(self, campaign_id: str, after: str | None) -> list[str]:
+        return [each for each in self.unsent_rows if after is None or each > after]
+
+    def complete_campaign(self, campaign_id: str) -> bool:
+        self.completed.append(campaign_id)
+        return True
+
+    def is_sent(self, campaign_id: str) -> bool:
+        return campaign_id in self.completed
+
+
+async def test_a_campaign_closes_with_mails_that_were_given_up_but_not_with_uncertain_ones(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1")
+    results: list[Any] = [Sent("250"), Failed("550"), GivenUp("lost"), Uncertain("lost")]
+    for number, result in enumerate(results):
+        await ledger.claim(mail(number), f"p1:{number}")
+        await ledger.record(mail(number), f"p1:{number}", result)
+    ledgers.redis.delete(keys.OUTBOX)
+    rows = Rows("s1", "s2", "s3")
+    Campaigns(ledgers.redis, rows).close_complete()  # type: ignore[arg-type]
+    assert rows.completed == []  # The fourth one comes again.
+    await ledger.claim(mail(3), "p1:4")
+    await ledger.record(mail(3), "p1:4", GivenUp("lost"))
+    Campaigns(ledgers.redis, rows).close_complete()  # type: ignore[arg-type]
+    assert rows.completed == ["c"]
 
 
 async def test_a_dead_processs_claim_is_held_if_so_wished(ledgers: Ledgers) -> None:

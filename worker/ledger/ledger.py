@@ -19,9 +19,11 @@ from worker.base.redis_client import encodable, explain, script
 from worker.mail.outcomes import Failed, Retry, Sent, Slow, Uncertain
 from worker.mail.pacing import Limit
 
-#: Longer than any try lasts: 60 s on a connection that stalls, 20 s for another one, 60 s on that. So no result comes
-#: after it.
-CLAIM_SECONDS = 180
+#: Longer than any try lasts, so that no result comes after it: two connections that end before the content, and a third
+#: one with each step in RFC 5321's time, are 55 minutes. A dead process's claim ends when it's taken for dead.
+CLAIM_SECONDS = 3600
+#: A dead process's mails keep their places in the account's limits for so long.
+FLIGHT_SECONDS = 180
 LEDGER_SECONDS = 30 * 86_400
 #: The ledger keeps this much of a server's reply, for memory's sake.
 REASON_CHARACTERS = 200
@@ -42,7 +44,14 @@ class SentElsewhere:
     reply: str
 
 
-Result = Sent | SentElsewhere | Failed | Uncertain | Retry | Slow
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """The last try is uncertain: the mail may have arrived, and isn't tried again."""
+
+    reason: str
+
+
+Result = Sent | SentElsewhere | Failed | GivenUp | Uncertain | Retry | Slow
 
 
 class Verdict(StrEnum):
@@ -153,6 +162,7 @@ class RedisLedger:
             {
                 "process": process,
                 "claim_ms": CLAIM_SECONDS * 1000,
+                "flight_ms": FLIGHT_SECONDS * 1000,
                 "ledger_seconds": LEDGER_SECONDS,
                 "hold": options.hold_uncertain,
                 "idempotent_ms": options.idempotent_seconds * 1000,
@@ -195,7 +205,7 @@ class RedisLedger:
         return await self._claims([entry.for_script(), claimant, *asked])
 
     async def record(self, entry: Entry, claimant: str, result: Result) -> None:
-        """Makes the result final (`Uncertain` apart), finishes its job and queues the database update, or gives the
+        """Makes the result final (`Uncertain` apart), finishes the job and queues the database update, or gives the
         claim back (`Retry`, `Slow`); a second time changes nothing. Waits for as long as Redis is away."""
         reply = ""
         match result:
@@ -206,6 +216,8 @@ class RedisLedger:
                 letter, words = "w", ""
             case Failed(reason=words):
                 letter = "f"
+            case GivenUp(reason=words):
+                letter = "g"
             case Uncertain(reason=words):
                 letter = "u"
             case Slow(maybe_accepted=True):

@@ -19,12 +19,17 @@ _JOB = b'{"bullmq":'
 
 @dataclass(frozen=True, slots=True)
 class UncertainMail:
-    """`held` mails wait for an operator; the others were sent once more. `at` is in seconds since 1970."""
+    """`held` mails wait for an operator; the others are `resent`, or `given up` after the last try. `at` is in seconds
+    since 1970."""
 
     entry: Entry
     at: float
     why: str
-    held: bool
+    resolution: str
+
+    @property
+    def held(self) -> bool:
+        return self.resolution == "held"
 
 
 class UncertainMails:
@@ -43,7 +48,7 @@ class UncertainMails:
                 yield mail
 
     def forget_resent(self, older_than_seconds: float) -> None:
-        """Takes mails that were sent again so long ago off the list; those that are held stay."""
+        """Takes mails that were sent again or given up so long ago off the list; those that are held stay."""
         old = [mail.entry.name for mail in self.all() if not mail.held and time.time() - mail.at > older_than_seconds]
         if old:
             self._client.hdel(keys.UNCERTAIN, *old)
@@ -68,4 +73,4 @@ class UncertainMails:
 def _read(name: bytes, value: bytes) -> UncertainMail:
     campaign_id, subscriber_id, identity = json.loads(name)
     at_ms, why, resolution = json.loads(value)
-    return UncertainMail(Entry(campaign_id, subscriber_id, identity), at_ms / 1000, why, resolution == "held")
+    return UncertainMail(Entry(campaign_id, subscriber_id, identity), at_ms / 1000, why, resolution)

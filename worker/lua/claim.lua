@@ -2,7 +2,7 @@
 --
 -- KEYS[1]   mail:control                     HASH campaign -> paused:REASON | cancelled:REASON
 -- KEYS[2]   dramatiq:__heartbeats__          ZSET of living processes
--- KEYS[3]   mail:uncertain                   HASH mail -> [ms, why, held | resent]
+-- KEYS[3]   mail:uncertain                   HASH mail -> [ms, why, held | resent | given up]
 -- KEYS[4]   mail:account:NAME                HASH: stopped, stopped_kind, stopped_until, stopped_at, pause_ms: the
 --                                            provider refused the account;
 --                                            hold_until, interval_ms, slowed_at: it asked for less speed;
@@ -11,7 +11,7 @@
 --                                            granted_at, busy_since: the last mail, and the first without a long break
 -- KEYS[5]   mail:account:NAME:flight         ZSET claimant -> ms of its claim
 -- KEYS[6…]  mail:account:NAME:window:MS      LIST of times in ms, one key for each limit
--- ARGV[1]   JSON {process, claim_ms, ledger_seconds, hold, idempotent_ms, limits: [[mails, ms], …], taken: the key of the
+-- ARGV[1]   JSON {process, claim_ms, flight_ms, ledger_seconds, hold, idempotent_ms, limits: [[mails, ms], …], taken: the key of the
 --           BullMQ jobs that the process has taken (see bullmq.lua)}
 -- ARGV[2]   JSON [[mail, claimant, job, wanted again, may have been sent], …]; see states.lua. The last three are of a
 --           BullMQ job, or its id is empty.
@@ -23,7 +23,7 @@
 --   claimed    the mail is the caller's to send
 --   uncertain  likewise, but an earlier try may have been accepted
 --   held       an earlier try may have been accepted: it waits for an operator
---   done       it was sent or has failed for good
+--   done       it was sent, has failed for good or was given up
 --   busy       a living process is sending it
 --   paused, cancelled   its campaign is
 --   wait       the account may not send now
@@ -31,12 +31,15 @@ local config, mails = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local RECOVER_EVERY_MS = 10000
 local IDLE_MS = 5000
 
--- A claim this old has no result coming: its place counts from now on, to be safe.
-for _, claimant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', NOW_MS - config.claim_ms)) do
-  redis.call('ZREM', KEYS[5], claimant)
-  for i, limit in ipairs(config.limits) do
-    redis.call('RPUSH', KEYS[5 + i], whole(NOW_MS))
-    redis.call('PEXPIRE', KEYS[5 + i], limit[2])
+-- An old claim of a dead process has no result coming: its place counts from now on, to be safe.
+for _, claimant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', NOW_MS - config.flight_ms)) do
+  local lives = redis.call('ZSCORE', KEYS[2], string.match(claimant, '^[^:]*'))
+  if not lives or tonumber(redis.call('ZSCORE', KEYS[5], claimant)) <= NOW_MS - config.claim_ms then
+    redis.call('ZREM', KEYS[5], claimant)
+    for i, limit in ipairs(config.limits) do
+      redis.call('RPUSH', KEYS[5 + i], whole(NOW_MS))
+      redis.call('PEXPIRE', KEYS[5 + i], limit[2])
+    end
   end
 end
 
@@ -129,7 +132,7 @@ local function claim(mail, claimant, job, again, suspect)
   local verdict = 'claimed'
   local claimed_since_ms = nil
   -- By a retry by hand, the app's owner decides like an operator; what was sent is never sent again.
-  local reopened = again and (kind == 'f' or kind == 'u') and kind
+  local reopened = again and (kind == 'f' or kind == 'u' or kind == 'g') and kind
   if reopened then
     kind = nil
   end
@@ -137,7 +140,7 @@ local function claim(mail, claimant, job, again, suspect)
     list_uncertain(mail, KEYS[3], 'another worker took a second job of it and never finished', 'resent',
       config.ledger_seconds)
   end
-  if kind == 's' or kind == 'f' then
+  if kind == 's' or kind == 'f' or kind == 'g' then
     return 'done', 0
   elseif kind == 'u' and config.hold then
     -- Another message of the same mail has another name, and is held as well.
@@ -177,6 +180,8 @@ local function claim(mail, claimant, job, again, suspect)
   write_state(mail, 'c', claimant, config.ledger_seconds, claimed_since_ms)
   if reopened == 'f' then
     count(mail, 'failed', -1, config.ledger_seconds)
+  elseif reopened == 'g' then
+    count(mail, 'given_up', -1, config.ledger_seconds)
   elseif reopened == 'u' then
     redis.call('HDEL', KEYS[3], mail[4])
     redis.call('HDEL', KEYS[3] .. ':msgs', mail[4])

@@ -50,7 +50,7 @@ end
 local actions = {
   done = function(id, mail, returnvalue, keep_completed, keep_failed)
     local kind, _, words = read_state(mail)
-    if kind == 'f' then
+    if kind == 'f' or kind == 'g' then
       finish(id, 'failed', words, keep_failed)
     elseif kind == 's' then
       finish(id, 'completed', returnvalue, keep_completed)

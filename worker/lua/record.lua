@@ -2,7 +2,7 @@
 --
 -- KEYS[1]   mail:outbox                   STREAM of results that the database doesn't hold yet
 -- KEYS[2]   mail:campaigns                SET    of campaigns that aren't known to be complete
--- KEYS[3]   mail:uncertain                HASH   mail -> [ms, why, held | resent]
+-- KEYS[3]   mail:uncertain                HASH   mail -> [ms, why, held | resent | given up]
 -- KEYS[4]   mail:control                  HASH   campaign -> paused:REASON | cancelled:REASON
 -- KEYS[5]   mail:lanes                    prefix of the ZSETs of campaigns whose messages are taken
 -- KEYS[6]   mail:uncertain:msgs           HASH   mail -> message that is held
@@ -15,6 +15,7 @@
 --           A job is false, or [id, timestamp, returnvalue, keep completed, keep failed] of the BullMQ job that the
 --           result finishes.
 --             s sent   f failed   u uncertain   r refused for now, so that nothing is uncertain: the claim is given back
+--             g given up: it may have been accepted, and isn't tried again
 --             w sent by somebody else: the database has it
 --             k maybe accepted, but the provider drops a second copy: nobody's claim, as old as the first one
 --
@@ -66,7 +67,7 @@ local function finish_job(mail, words, id, timestamp, returnvalue, keep_complete
 end
 
 open(config.queue, config.own)
-local names = { s = 'sent', f = 'failed' }
+local names = { s = 'sent', f = 'failed', g = 'given_up' }
 for _, item in ipairs(results) do
   local mail, claimant, result, words, job = item[1], item[2], item[3], item[4], item[5]
   local recorded = result == 'w'
@@ -75,7 +76,7 @@ for _, item in ipairs(results) do
   end
   local kind, since_ms, detail = read_state(mail)
   local claimed_at = claimant ~= '' and tonumber(redis.call('ZSCORE', KEYS[8], claimant) or 0) or 0
-  leave_place(claimant, result == 's' or result == 'u' or result == 'k')
+  leave_place(claimant, result ~= 'r' and result ~= 'f')
   if result == 's' and not recorded and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
     redis.call('HDEL', KEYS[7], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms')
   end
@@ -95,7 +96,7 @@ for _, item in ipairs(results) do
   elseif result == 'f' and claimant == '' and kind == 'c'
     and redis.call('ZSCORE', config.heartbeats, string.match(detail, '^[^:]*')) then
     -- A second message of a mail that is being sent right now is broken: the first one's result counts.
-  elseif kind ~= 's' and kind ~= 'f' then
+  elseif kind ~= 's' and kind ~= 'f' and (kind ~= 'g' or result == 's') then
     write_state(mail, result, words, config.ledger_seconds)
     if result == 'u' then
       list_uncertain(mail, KEYS[3], words, config.hold and 'held' or 'resent', config.ledger_seconds)
@@ -110,9 +111,12 @@ for _, item in ipairs(results) do
         end
         redis.call('HDEL', KEYS[6], mail[4])
       end
+      if result == 'g' then
+        list_uncertain(mail, KEYS[3], words, 'given up', config.ledger_seconds)
+      end
       count(mail, names[result], 1, config.ledger_seconds)
       if mail[1] ~= '' then
-        if not recorded then
+        if not recorded and result ~= 'g' then
           redis.call('XADD', KEYS[1], '*', 'campaign', mail[1], 'subscriber', mail[2], 'result', result,
             'at', whole(NOW_MS), 'words', result == 'f' and words or '')
         end
@@ -126,7 +130,7 @@ for _, item in ipairs(results) do
       end
     end
   end
-  if job and (result == 's' or result == 'f') then
+  if job and names[result] then
     finish_job(mail, words, unpack(job))
   end
 end

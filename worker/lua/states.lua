@@ -1,9 +1,10 @@
 -- Shared by claim, record and uncertain: what the ledger holds. Stands in front of each of them.
 --
 --   mail:ledger:CAMPAIGN  HASH subscriber -> state;  mail:single:ID likewise, for a mail outside any campaign
---   mail:counts:CAMPAIGN  HASH sent | failed | uncertain | cancelled -> number of mails
+--   mail:counts:CAMPAIGN  HASH sent | failed | uncertain | given_up | cancelled -> number of mails
 -- A state is a letter, then `:milliseconds:` and a detail:
---   c claimed (detail: the claimant, PROCESS:NUMBER, or - if there's none)   s sent   f failed   u uncertain   (detail: the server's words)
+--   c claimed (detail: the claimant, PROCESS:NUMBER, or - if there's none)   s sent   f failed   u uncertain
+--   g given up: the last try is uncertain, too   (detail: the server's words)
 -- A mail is given as {campaign, subscriber, identity, name}; campaign and subscriber are empty outside any campaign, and
 -- the name is the mail's field in mail:uncertain.
 local clock = redis.call('TIME')
@@ -42,7 +43,7 @@ local function count(mail, result, number, seconds)
   end
 end
 
--- Lists a mail for `mail-worker uncertain`; `held` or, when it will be sent once more, `resent`.
+-- Lists a mail for `mail-worker uncertain`; `held`, `resent` when it will be sent once more, or `given up`.
 local function list_uncertain(mail, listed, why, resolution, seconds)
   redis.call('HSET', listed, mail[4], cjson.encode({ NOW_MS, why, resolution }))
   count(mail, 'uncertain', 1, seconds)

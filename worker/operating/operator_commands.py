@@ -106,7 +106,8 @@ def uncertain(settings: Settings, options: Namespace) -> int:
                 if mail.entry.campaign_id is not None
                 else f"mail {mail.entry.identity}"
             )
-            print(f"{_when(mail.at)}  {'held' if mail.held else 'sent again'}  {where}: {mail.why}")
+            state = "sent again" if mail.resolution == "resent" else mail.resolution
+            print(f"{_when(mail.at)}  {state}  {where}: {mail.why}")
         held = sum(mail.held for mail in chosen)
         print(f"{len(chosen)} uncertain mails, {held} of them held")
         return 0
@@ -168,6 +169,7 @@ def reconcile(settings: Settings, options: Namespace) -> int:
             (report.sent, "sent"),
             (report.unrecorded, "of them unrecorded: the database doesn't say so yet"),
             (report.failed, "failed for good"),
+            (report.given_up, "given up, though they may have arrived: see mail-worker uncertain list"),
             (report.waiting, "waiting in the queue"),
             (report.held, "held: see mail-worker uncertain list"),
             (report.dead, "in the dead letters: see mail-worker dead list"),

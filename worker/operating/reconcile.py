@@ -38,6 +38,8 @@ class Report:
     #: Sent or failed, but the database has no such recipient.
     without_row: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    #: Their last try is uncertain.
+    given_up: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
@@ -83,6 +85,8 @@ class Reconciliation:
                     report.unrecorded.add(subscriber_id)
             elif state == "f":
                 report.failed.add(subscriber_id)
+            elif state == "g":
+                report.given_up.add(subscriber_id)
             elif subscriber_id in waiting:
                 report.waiting.add(subscriber_id)
             elif subscriber_id in held:

@@ -1,5 +1,5 @@
-"""When a campaign is complete: every recipient is sent or has failed for good. The database decides it, not a counter,
-since messages may be doubled."""
+"""When a campaign is complete: every recipient is sent, has failed for good or was given up. The database decides it,
+not a counter, since messages may be doubled."""
 
 import json
 import logging
@@ -186,13 +186,13 @@ class Campaigns:
                 pipeline.execute()
 
     def _counts(self, campaign_id: str) -> tuple[int, int]:
-        sent, failed = self._client.hmget(keys.counts(campaign_id), ["sent", "failed"])
-        return int(sent or 0), int(failed or 0)
+        sent, failed, given_up = self._client.hmget(keys.counts(campaign_id), ["sent", "failed", "given_up"])
+        return int(sent or 0), int(failed or 0) + int(given_up or 0)
 
     def _all_failed(self, campaign_id: str) -> bool:
         after = None
         while page := self._database.unsent(campaign_id, after):
-            if not all(state.startswith(b"f") for state in self._states(campaign_id, page).values()):
+            if not all(state.startswith((b"f", b"g")) for state in self._states(campaign_id, page).values()):
                 return False
             after = page[-1]
         return True
@@ -219,7 +219,7 @@ class Campaigns:
 
     def _close(self, campaign_id: str, sent: int, failed: int) -> None:
         if self._database.complete_campaign(campaign_id):
-            logger.info("campaign %s is complete: %d sent, %d failed.", campaign_id, sent, failed)
+            logger.info("campaign %s is complete: %d sent, %d failed or given up.", campaign_id, sent, failed)
         elif (status := self._database.status(campaign_id)) is None:
             raise _Missing(
                 "the table of campaigns has no row of it, as far as this key may see: check its id and"

@@ -10,7 +10,7 @@ from typing import Protocol
 import redis
 
 from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
-from worker.ledger.ledger import Entry, Ledger, QueuedJob, SentElsewhere, Verdict
+from worker.ledger.ledger import Entry, GivenUp, Ledger, QueuedJob, SentElsewhere, Verdict
 from worker.mail.jobs import Job
 from worker.mail.message import Mail, build_mail
 from worker.mail.outcomes import Failed, Hindered, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
@@ -261,16 +261,23 @@ class Delivery:
                 logger.warning("hindered, while others get through, %s: %s", mail.message_id, reason)
                 return Later(int(HINDERED_DELAY_SECONDS * 1000), attempts, slow_downs + HINDERED_WEIGHT, reason)
             case Uncertain(reason=reason):
-                await attempt.record(outcome)
+                if not last or self._options.hold_uncertain:
+                    await attempt.record(outcome)
                 logger.warning("uncertain %s: %s", mail.message_id, reason)
                 if self._options.hold_uncertain:
                     return Held(attempt.entry.name, reason)
             case Retry(reason=reason) | Slow(reason=reason) | Hindered(reason=reason):
-                if not last:
+                if not last and isinstance(outcome, Slow):
+                    await attempt.record(outcome)
+                elif not last:
                     await attempt.release(reason)
                 logger.info("refused for now %s (attempt %d): %s", mail.message_id, attempts + 1, reason)
         if last:
-            await attempt.record(Failed(f"given up after {attempts + 1} attempts: {reason}"))
+            words = f"given up after {attempts + 1} attempts"
+            if isinstance(outcome, Uncertain) or (isinstance(outcome, Slow) and outcome.maybe_accepted):
+                await attempt.record(GivenUp(f"{words}, but it may have arrived: {reason}"))
+            else:
+                await attempt.record(Failed(f"{words}: {reason}"))
             return Done()
         return Later(queued.delay_ms(attempts + 1), attempts + 1, slow_downs, reason)
 
@@ -305,5 +312,5 @@ class _Attempt:
         if self._asked:
             await self._ledger.record(self.entry, self._claimant, Retry(reason))
 
-    async def record(self, result: Sent | Failed | Uncertain | Slow) -> None:
+    async def record(self, result: Sent | Failed | GivenUp | Uncertain | Slow) -> None:
         await self._ledger.record(self.entry, self._claimant, result)

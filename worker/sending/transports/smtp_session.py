@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import cast
 
 MAX_REPLY_BYTES = 65_536
+#: So often a server may take some more of a mail before it has to have all of it.
+MAX_BLOCKS = 5
 #: For what is left to say on a connection after a refusal; without an answer it's given up.
 CLEAR_SECONDS = 5.0
 #: The server says with it that it ends the connection, whatever it answers (RFC 5321, 3.8).
@@ -243,9 +245,10 @@ class SmtpSession(asyncio.Protocol):
         return Accepted(reply) if reply.code < 300 else Refused(Stage.CONTENT, reply)
 
     async def _verdict(self) -> SmtpReply | None:
-        # A big mail on a slow line has all the time in which the server takes some of it.
-        while not self._lost and (left := self._transport.get_write_buffer_size()):
-            if await self._heard(self._seconds.block):
+        # A big mail on a slow line has more time while the server takes some of it.
+        for _ in range(MAX_BLOCKS):
+            left = 0 if self._lost else self._transport.get_write_buffer_size()
+            if not left or await self._heard(self._seconds.block):
                 break
             if self._transport.get_write_buffer_size() >= left:
                 self._lose(f"it took nothing of the mail within {self._seconds.block:g} s")
