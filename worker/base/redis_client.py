@@ -1,6 +1,7 @@
 """How this package connects to Redis: one place for time-outs, retries, scripts and sentences about what is wrong."""
 
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
@@ -10,11 +11,58 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from worker.base.dialing import dial, dial_blocking
 from worker.base.settings import Secret
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 #: A socket that stalls this long counts as cut. Blocking commands ask for less.
 SOCKET_TIMEOUT_SECONDS = 15.0
+
+
+class _BlockingConnection(redis.Connection):
+    """Connects to whichever of its host's addresses answers first; redis-py's own waits for each until its time-out."""
+
+    def _connect(self) -> socket.socket:
+        connected = dial_blocking(self.host, int(self.port), CONNECT_TIMEOUT_SECONDS)
+        _prepare(connected, self.socket_keepalive_options)
+        connected.settimeout(self.socket_timeout)
+        return connected
+
+
+class _BlockingTlsConnection(redis.SSLConnection, _BlockingConnection):
+    """The same with TLS, which redis-py puts around what `_connect` returns."""
+
+
+class _AsyncConnection(redis.asyncio.Connection):
+    """The same on an event loop."""
+
+    _connected: socket.socket
+
+    async def _connect(self) -> None:
+        self._connected = await dial(self.host, self.port, CONNECT_TIMEOUT_SECONDS)
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            self._connected.close()
+            raise
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        arguments = {**super()._connection_arguments(), "sock": self._connected}
+        del arguments["host"], arguments["port"]
+        if "ssl" in arguments:
+            arguments["server_hostname"] = self.host
+        return arguments
+
+
+class _AsyncTlsConnection(_AsyncConnection, redis.asyncio.SSLConnection):
+    """The same with TLS."""
+
+
+def _prepare(connected: socket.socket, keepalive_options: Any) -> None:
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in keepalive_options.items():
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class CountingBlockingRedis(redis.Redis):
@@ -49,6 +97,8 @@ def connect(
         health_check_interval=health_check_interval_seconds,
         retry=Retry(NoBackoff(), 0),
     )
+    tls = issubclass(pool.connection_class, redis.SSLConnection)
+    pool.connection_class = _BlockingTlsConnection if tls else _BlockingConnection
     return CountingBlockingRedis(connection_pool=pool)
 
 
@@ -88,6 +138,8 @@ def connect_async(
         retry=Retry(NoBackoff(), 0),
         **naming,
     )
+    tls = issubclass(pool.connection_class, redis.asyncio.SSLConnection)
+    pool.connection_class = _AsyncTlsConnection if tls else _AsyncConnection
     return CountingRedis(connection_pool=pool)
 
 
