@@ -31,12 +31,13 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, JSON body and further headers; or `close` or `stall` instead."""
+    """Status, JSON body or another text, and further headers; or `close` or `stall` instead."""
 
     status: int = 200
     body: object = None
     headers: dict[str, str] = field(default_factory=dict)
     instead: str = ""
+    text: str = ""
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class HttpServer:
                     return
                 if answer.instead == _STALL:
                     await asyncio.sleep(3600)
-                body = b"" if answer.body is None else json.dumps(answer.body).encode()
+                body = answer.text.encode() if answer.body is None else json.dumps(answer.body).encode()
                 headers = {"content-type": "application/json", **answer.headers, "content-length": str(len(body))}
                 head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
                 writer.write(f"HTTP/1.1 {answer.status} Reason\r\n{head}\r\n".encode() + body)

@@ -1,6 +1,8 @@
 """Mails by a provider's HTTP API. The only module that knows httpx; providers.py knows the providers."""
 
 import asyncio
+import json
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -24,6 +26,10 @@ IDLE_SECONDS = 15.0
 #: A provider that breaks down without saying until when is asked again after this time.
 OUTAGE_MS = 5_000
 MAX_REPLY_CHARACTERS = 300
+#: The providers' answers are a few hundred bytes. What is longer is something else's.
+MAX_REPLY_BYTES = 1_000_000
+#: Whatever a Retry-After asks for: an account doesn't rest for longer without being tried.
+LONGEST_RETRY_AFTER_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a provider answered; `words` is its own explanation on one line."""
+    """What was answered; `words` is the provider's own explanation on one line.
+
+    Args:
+        body: of JSON; None if it's something else, so that it may be from something in between: a proxy, a portal.
+        empty: there's nothing in it.
+    """
 
     status: int
     words: str
     headers: Mapping[str, str]
+    body: object
+    empty: bool
 
 
 class Provider(Protocol):
@@ -68,6 +81,9 @@ class Provider(Protocol):
 
     def explain(self, body: object) -> str:
         """The provider's own explanation in a JSON body, or an empty string."""
+
+    def accepted(self, response: Response) -> bool:
+        """Whether a 2xx has the shape by which the provider says that it has the mail."""
 
     def was_accepted_before(self, response: Response) -> bool:
         """Whether a refusal says that the mail's idempotency key did its work."""
@@ -97,7 +113,7 @@ class HttpTransport:
 
     async def send(self, mail: Mail, claim: Claim) -> Outcome:
         """See `Transport.send`."""
-        request = self._provider.request(mail)
+        request = self._build(self._provider.request(mail))
         if not await claim():
             return NotClaimed()
         try:
@@ -112,9 +128,12 @@ class HttpTransport:
     async def check(self) -> str:
         """See `Transport.check`."""
         try:
-            response = await self._say(self._provider.check())
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(MAIL_DEADLINE_SECONDS):
+                response = await self._say(self._build(self._provider.check()))
+        except (httpx.HTTPError, TimeoutError) as error:
             raise self._unavailable(_problem(error)) from error
+        if response.status // 100 == 2 and not isinstance(response.body, dict):
+            raise self._unavailable(f"what answers with {response.status} isn't its API: {response.words[:80]!r}")
         if response.status // 100 != 2 and not self._provider.accepts_check(response):
             if response.status // 100 == 5:
                 raise self._unavailable(f"it answers {response.status} {response.words}")
@@ -125,21 +144,38 @@ class HttpTransport:
         """See `Transport.close`."""
         await self._client.aclose()
 
-    async def _say(self, request: Request) -> Response:
+    def _build(self, request: Request) -> httpx.Request:
         method = "GET" if request.json is None and request.form is None else "POST"
-        answer = await self._client.request(
+        return self._client.build_request(
             method, request.path, json=request.json, data=request.form, headers=dict(request.headers)
         )
+
+    async def _say(self, request: httpx.Request) -> Response:
+        answer = await self._client.send(request, stream=True)
         try:
-            words = self._provider.explain(answer.json())
-        except ValueError:
-            words = answer.text
-        return Response(answer.status_code, " ".join(words.split())[:MAX_REPLY_CHARACTERS], answer.headers)
+            data = bytearray()
+            async for chunk in answer.aiter_bytes():
+                data += chunk
+                if len(data) > MAX_REPLY_BYTES:
+                    break
+        finally:
+            await answer.aclose()
+        try:
+            body = json.loads(data)
+            words = self._provider.explain(body)
+        except (ValueError, RecursionError):
+            body, words = None, data[: 4 * MAX_REPLY_CHARACTERS].decode(errors="replace")
+        words = " ".join(words.split())[:MAX_REPLY_CHARACTERS]
+        return Response(answer.status_code, words, answer.headers, body, empty=not data.strip())
 
     def _outcome(self, response: Response) -> Outcome:
         words = f"{response.status} {response.words}"
-        if response.status // 100 == 2 or self._provider.was_accepted_before(response):
+        if self._provider.was_accepted_before(response):
             return Sent(words)
+        if response.status // 100 == 2:
+            if self._provider.accepted(response):
+                return Sent(words)
+            return self._lost(f"what answered {words} isn't {self._provider.name}'s API")
         after_ms = retry_after_ms(response.headers)
         if response.status in (502, 504):
             # A gateway's answer: nobody says whether the mail was taken behind it.
@@ -177,14 +213,16 @@ class HttpTransport:
 
 
 def retry_after_ms(headers: Mapping[str, str]) -> int:
-    """Milliseconds that a Retry-After header asks for (RFC 9110, 10.2.3), 0 without one."""
-    value = headers.get("retry-after", "")
-    if value.strip().isdigit():
-        return int(value) * 1000
+    """Milliseconds that a Retry-After header asks for (RFC 9110, 10.2.3), an hour at the most; 0 without one."""
+    value = headers.get("retry-after", "").strip()
     try:
-        return max(int((parsedate_to_datetime(value).timestamp() - time.time()) * 1000), 0)
-    except ValueError:
+        if re.fullmatch("[0-9]+", value):
+            milliseconds = int(value[:10]) * 1000
+        else:
+            milliseconds = int((parsedate_to_datetime(value).timestamp() - time.time()) * 1000)
+    except (ValueError, OverflowError):
         return 0
+    return min(max(milliseconds, 0), LONGEST_RETRY_AFTER_MS)
 
 
 def _problem(error: Exception) -> str:

@@ -13,6 +13,7 @@ TIMEOUT_SECONDS = 8.0
 #: A token is replaced before it ends, so that no login meets an old one.
 EARLY_SECONDS = 120.0
 _WITHOUT_EXPIRY_SECONDS = 600.0
+_LONGEST_SECONDS = 86_400.0
 
 
 class AccessTokens:
@@ -52,11 +53,15 @@ class AccessTokens:
             raise TransportUnavailable(
                 f"No access token can be had from {self._url} ({problem}): check SMTP_OAUTH_TOKEN_URL."
             ) from error
-        except ValueError:
+        except (ValueError, RecursionError):
             raise TransportUnavailable(
                 f"No access token can be had from {self._url} (its answer isn't JSON): check SMTP_OAUTH_TOKEN_URL."
             ) from None
         token = body.get("access_token") if isinstance(body, dict) else None
+        if answer.status_code >= 500 or answer.status_code == 429:
+            raise TransportUnavailable(
+                f"No access token can be had from {self._url} (it answers {answer.status_code}): it's tried again."
+            )
         if not isinstance(token, str):
             words = str(body.get("error_description") or body.get("error") or "") if isinstance(body, dict) else ""
             raise AccountRefused(
@@ -68,6 +73,6 @@ class AccessTokens:
             # Some providers give a new one each time. It lasts as long as the process: the setting is the user's.
             self._form["refresh_token"] = body["refresh_token"]
         expires_in = body.get("expires_in")
-        seconds = float(expires_in) if isinstance(expires_in, int | float) else _WITHOUT_EXPIRY_SECONDS
+        seconds = min(expires_in, _LONGEST_SECONDS) if isinstance(expires_in, int | float) else _WITHOUT_EXPIRY_SECONDS
         self._token = Secret(token)
         self._good_until = time.monotonic() + max(seconds - EARLY_SECONDS, 0.0)

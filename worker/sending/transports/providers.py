@@ -1,6 +1,7 @@
 """Resend, SendGrid and Mailgun: how each wants a mail, and what its refusals mean."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,20 +15,27 @@ from worker.sending.transports.http import Provider, Request, Response
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """The first rule counts whose status and words (in lower case, any if empty) are in a refusal."""
+    """The first rule counts whose status and pattern a refusal matches."""
 
     statuses: tuple[int, ...]
-    words: str
+    pattern: str
     means: Reply
 
 
 def _classify(rules: Sequence[_Rule], response: Response) -> Reply:
-    text = response.words.lower()
+    # Only the provider itself knows whom to blame.
+    explained = isinstance(response.body, dict)
     for rule in rules:
-        if response.status in rule.statuses and rule.words in text:
+        matches = response.status in rule.statuses and re.search(rule.pattern, response.words, re.IGNORECASE)
+        if matches and (explained or rule.means not in (Reply.SENDER, Reply.HARD)):
             return rule.means
     # What isn't about this mail (a redirection, a wrong path, a proxy) is no recipient's fault.
-    return Reply.HARD if response.status in (400, 413, 422) else Reply.BLOCKED
+    about_mail = response.status == 413 or (explained and response.status in (400, 422))
+    return Reply.HARD if about_mail else Reply.BLOCKED
+
+
+def _has_id(body: object) -> bool:
+    return isinstance(body, dict) and isinstance(body.get("id"), str) and body["id"] != ""
 
 
 def make_provider(settings: Settings) -> Provider:
@@ -55,7 +63,9 @@ class Resend:
         _Rule((401,), "", Reply.LOGIN),
         _Rule((403,), "invalid_api_key", Reply.LOGIN),
         _Rule((403,), "", Reply.SENDER),
-        _Rule((422,), "from", Reply.SENDER),
+        # Its sentences name the field first: "Invalid `to` field. …"
+        _Rule((400, 422), "^[^`]*`(to|cc|bcc|reply_to|subject|html|text|headers|tags|attachments)", Reply.HARD),
+        _Rule((400, 422), "invalid_from_address|`from`|from (field|address|email)", Reply.SENDER),
         _Rule((408,), "", Reply.SOFT),
     )
 
@@ -97,6 +107,10 @@ class Resend:
             return ""
         return " ".join(str(body[name]) for name in ("id", "name", "message") if name in body)
 
+    def accepted(self, response: Response) -> bool:
+        """See `Provider.accepted`."""
+        return _has_id(response.body)
+
     def was_accepted_before(self, response: Response) -> bool:
         """The key was used with another body, which an older release wrote."""
         return response.status == 409 and "invalid_idempotent_request" in response.words
@@ -119,7 +133,8 @@ class SendGrid:
         _Rule((403,), "sender identity", Reply.SENDER),
         _Rule((403,), "", Reply.BLOCKED),
         _Rule((429,), "", Reply.PACE),
-        _Rule((400,), "from", Reply.SENDER),
+        # An error's field, or its sentence where it names none.
+        _Rule((400,), r"(^|; )(from\b|the from (email|address|object))", Reply.SENDER),
         _Rule((408,), "", Reply.SOFT),
     )
 
@@ -165,6 +180,10 @@ class SendGrid:
         parts = [error for error in errors if isinstance(error, dict)]
         return "; ".join(f"{part.get('field') or ''} {part.get('message') or ''}".strip() for part in parts)
 
+    def accepted(self, response: Response) -> bool:
+        """See `Provider.accepted`."""
+        return response.status == 202 and response.empty
+
     def was_accepted_before(self, response: Response) -> bool:
         """See `Provider.was_accepted_before`."""
         return False
@@ -185,8 +204,7 @@ class Mailgun:
         _Rule((401,), "", Reply.LOGIN),
         _Rule((402, 403, 404), "", Reply.BLOCKED),
         _Rule((420, 429), "", Reply.PACE),
-        _Rule((400,), "'from'", Reply.SENDER),
-        _Rule((400,), "from parameter", Reply.SENDER),
+        _Rule((400,), "^'?from'? ", Reply.SENDER),
         _Rule((408,), "", Reply.SOFT),
     )
 
@@ -229,6 +247,10 @@ class Mailgun:
         if not isinstance(body, dict):
             return ""
         return " ".join(str(body[name]) for name in ("id", "message") if name in body)
+
+    def accepted(self, response: Response) -> bool:
+        """See `Provider.accepted`."""
+        return _has_id(response.body)
 
     def was_accepted_before(self, response: Response) -> bool:
         """See `Provider.was_accepted_before`."""
