@@ -105,6 +105,8 @@ MANNERS: dict[str, tuple[type[Outcome], str]] = {
     "spam": (Failed, "5.7.1"),
     "busy": (Retry, ""),
     "slow down": (Slow, ""),
+    "slow down at one recipient": (Retry, "451"),
+    "slow down at the content": (Slow, "451"),
     "away for a while": (Slow, "503"),
     "broken": (Slow, "500"),
     "taken before": (Sent, ""),
@@ -129,6 +131,15 @@ async def test_a_refused_account_fails_no_mail(transport: Transport, peer: Peer,
     with pytest.raises(AccountRefused) as caught:
         await transport.send(mail(), Claim())
     assert str(SECRET) not in str(caught.value)
+    peer.behave("accept")
+    assert isinstance(await transport.send(mail(), Claim()), Sent)
+
+
+@on_smtp
+async def test_a_server_that_takes_no_login_now_refuses_no_password(transport: Transport, peer: SmtpPeer) -> None:
+    peer.behave("too busy for a login")
+    with pytest.raises(TransportUnavailable, match="421"):
+        await transport.send(mail(), Claim())
     peer.behave("accept")
     assert isinstance(await transport.send(mail(), Claim()), Sent)
 

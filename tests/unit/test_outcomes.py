@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.mail.outcomes import Reply, classify_smtp
+from worker.mail.outcomes import Reply, Stage, classify_smtp
 from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms
 
 
@@ -26,7 +26,8 @@ from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms
         (421, "4.7.0 too many connections", Reply.PACE),
         (421, "4.4.2 timeout", Reply.PACE),
         (432, "4.3.21 too many senders", Reply.PACE),
-        (450, "4.2.1 the user is receiving mail at a rate", Reply.PACE),
+        (450, "4.2.1 the user is receiving mail at a rate", Reply.SOFT),
+        (452, "4.3.1 insufficient system storage", Reply.PACE),
         (451, "4.3.0 try again", Reply.PACE),
         (452, "4.5.3 too many recipients", Reply.PACE),
         (454, "Throttling failure: Maximum sending rate exceeded.", Reply.PACE),
@@ -41,7 +42,7 @@ from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms
     ],
 )
 def test_a_refusal(code: int, text: str, means: Reply) -> None:
-    assert classify_smtp(code, text) is means
+    assert classify_smtp(code, text, Stage.CONTENT) is means
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,48 @@ def test_a_refusal(code: int, text: str, means: Reply) -> None:
     ],
 )
 def test_a_refusal_of_the_sender(code: int, text: str, means: Reply) -> None:
-    assert classify_smtp(code, text, to_mail_from=True) is means
+    assert classify_smtp(code, text, Stage.MAIL) is means
+
+
+def test_one_recipients_451_slows_nobody_down() -> None:
+    text = "4.3.0 <a@example.com>: temporary lookup failure"
+    assert classify_smtp(451, text, Stage.RCPT) is Reply.SOFT
+    assert all(classify_smtp(451, text, stage) is Reply.PACE for stage in (Stage.MAIL, Stage.DATA, Stage.CONTENT))
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "means"),
+    [
+        (550, "Rejected: 5.4.6.77 is listed", Reply.HARD),
+        (550, "5.4.6.77 is listed", Reply.HARD),
+        (550, "you said 5.4.6 before", Reply.HARD),
+        (450, "5.4.6 of another class", Reply.SOFT),
+        (550, "#5.7.1 Cisco's way to write it", Reply.CONTENT),
+        (550, "5.4.6: with a colon", Reply.BLOCKED),
+    ],
+)
+def test_an_enhanced_code_stands_behind_the_code(code: int, text: str, means: Reply) -> None:
+    assert classify_smtp(code, text, Stage.CONTENT) is means
+
+
+def test_a_recipient_that_is_not_verified_is_no_identity_of_the_account() -> None:
+    for text in ("5.1.1 Recipient address not verified", "Recipient address rejected: address not verified"):
+        assert classify_smtp(554, text, Stage.RCPT) is Reply.HARD
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "means"),
+    [
+        (421, "4.7.0 Too many connections", Reply.PACE),
+        (432, "4.7.12 A password transition is needed", Reply.PACE),
+        (451, "4.3.0 Temporary service failure", Reply.PACE),
+        (454, "4.7.0 Temporary authentication failure", Reply.LOGIN),
+        (535, "5.7.8 bad credentials", Reply.LOGIN),
+        (554, "5.7.1 blocked", Reply.LOGIN),
+    ],
+)
+def test_a_server_in_trouble_refuses_no_login(code: int, text: str, means: Reply) -> None:
+    assert classify_smtp(code, text, Stage.LOGIN) is means
 
 
 def test_delays_double_up_to_an_hour() -> None:

@@ -70,6 +70,16 @@ class NotClaimed:
 Outcome = Sent | Failed | Retry | Slow | Hindered | SenderRefused | Uncertain | NotClaimed
 
 
+class Stage(StrEnum):
+    """What a server's reply answers (RFC 5321, 3.3; RFC 4954)."""
+
+    LOGIN = "login"
+    MAIL = "MAIL FROM"
+    RCPT = "RCPT TO"
+    DATA = "DATA"
+    CONTENT = "the mail's content"
+
+
 class Reply(StrEnum):
     """What a refusal is about."""
 
@@ -82,19 +92,26 @@ class Reply(StrEnum):
     CONTENT = "content"
 
 
+_ALL = frozenset(Stage)
+_SENDING = _ALL - {Stage.LOGIN}
+_RECIPIENT = frozenset({Stage.RCPT})
+
+
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Matches a reply by its code, and where given by its enhanced status code (RFC 3463) and its words."""
+    """Matches a reply by its code, and where given by its enhanced status code (RFC 3463), words and stage."""
 
     codes: str
     enhanced: str
     words: str
     means: Reply
     source: str
+    stages: frozenset[Stage] = _SENDING
 
-    def matches(self, code: int, enhanced: str, text: str) -> bool:
+    def matches(self, code: int, enhanced: str, text: str, stage: Stage) -> bool:
         return (
-            re.fullmatch(self.codes, str(code)) is not None
+            stage in self.stages
+            and re.fullmatch(self.codes, str(code)) is not None
             and re.fullmatch(self.enhanced, enhanced) is not None
             and re.search(self.words, text, re.IGNORECASE) is not None
         )
@@ -104,6 +121,15 @@ _ANY = ".*"
 
 # The first rule that matches counts.
 SMTP_RULES = (
+    _Rule("454|5..", _ANY, _ANY, Reply.LOGIN, "RFC 4954, 6", frozenset({Stage.LOGIN})),
+    _Rule(
+        "4..",
+        _ANY,
+        _ANY,
+        Reply.PACE,
+        "RFC 5321, 4.2.1: its trouble, not the password's",
+        frozenset({Stage.LOGIN}),
+    ),
     _Rule("454", _ANY, r"throttling.*(daily|quota)", Reply.BLOCKED, "Amazon SES, SMTP response codes: daily quota"),
     _Rule("454", _ANY, "throttling", Reply.PACE, "Amazon SES, SMTP response codes: maximum sending rate"),
     _Rule("454", r"4\.7\.0|", _ANY, Reply.LOGIN, "RFC 4954, 6: temporary authentication failure"),
@@ -112,7 +138,13 @@ SMTP_RULES = (
     _Rule("550", r"5\.4\.6", _ANY, Reply.BLOCKED, "Zoho Mail: unusual sending activity"),
     _Rule("554", r"5\.1\.8", _ANY, Reply.BLOCKED, "Zoho Mail: outgoing blocked"),
     _Rule("550", r"5\.7\.(515|26)", _ANY, Reply.BLOCKED, "Microsoft, Gmail: the sender's domain isn't authenticated"),
-    _Rule("554", _ANY, "not verified", Reply.BLOCKED, "Amazon SES, SMTP response codes: identity isn't verified"),
+    _Rule(
+        "554",
+        _ANY,
+        "email address is not verified|identities failed the check",
+        Reply.BLOCKED,
+        "Amazon SES, SMTP response codes: identity isn't verified",
+    ),
     _Rule(
         "5..",
         _ANY,
@@ -120,32 +152,26 @@ SMTP_RULES = (
         Reply.SENDER,
         "Postfix's smtpd_sender_login_maps, said in reply to RCPT TO; Microsoft: 550 5.7.60, 5.2.252",
     ),
+    _Rule("5..", _ANY, _ANY, Reply.SENDER, "RFC 5321, 3.3: the reverse-path isn't acceptable", frozenset({Stage.MAIL})),
     # A mailbox that is full, greylisted or asleep is one recipient's matter, whatever the code in front of it.
-    _Rule("450|451|452", r"4\.[12]\.[02-9]", _ANY, Reply.SOFT, "RFC 3463, 3.2 and 3.3: addressing and mailbox status"),
+    _Rule("450|451|452", r"4\.[12]\.\d+", _ANY, Reply.SOFT, "RFC 3463, 3.2 and 3.3: addressing and mailbox status"),
     _Rule("450|451", _ANY, r"gr[ea]y-?list", Reply.SOFT, "RFC 6647, 2: greylisting"),
     _Rule("421|432", _ANY, _ANY, Reply.PACE, "RFC 5321, 3.8: closing channel; Microsoft 365: 432 4.3.21"),
-    _Rule("450", r"4\.2\.1", _ANY, Reply.PACE, "Gmail, SMTP errors: receiving mail at a rate that's too high"),
-    _Rule("451", _ANY, _ANY, Reply.PACE, "RFC 5321, 4.2.3: local error in processing"),
+    _Rule("452", r"4\.3\.1", _ANY, Reply.PACE, "RFC 3463, 3.4: the server's storage is full"),
     _Rule("452", r"4\.4\.5|4\.5\.3", _ANY, Reply.PACE, "RFC 3463, 3.5 and 3.6: congestion, too many recipients"),
+    _Rule("451", _ANY, _ANY, Reply.SOFT, "RFC 5321, 4.2.3: an error in processing this recipient", _RECIPIENT),
+    _Rule("451", _ANY, _ANY, Reply.PACE, "RFC 5321, 4.2.3: local error in processing"),
     _Rule("4..", _ANY, _ANY, Reply.SOFT, "RFC 5321, 4.2.1: transient"),
     _Rule("5..", r"5\.7\.\d+", _ANY, Reply.CONTENT, "RFC 3463, 3.8: security or policy status"),
     _Rule("5..", _ANY, _ANY, Reply.HARD, "RFC 5321, 4.2.1: permanent"),
 )
-_SENDER_RULES = (
-    *SMTP_RULES[:10],
-    _Rule("5..", _ANY, _ANY, Reply.SENDER, "RFC 5321, 3.3: the reverse-path isn't acceptable"),
-)
 
-_ENHANCED = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
+# Directly behind the code (RFC 2034, 4), and of its class; Cisco's gateways put a # in front.
+_ENHANCED = re.compile(r"#?([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 
 
-def classify_smtp(code: int, message: str, *, to_mail_from: bool = False) -> Reply:
-    """What an SMTP refusal means.
-
-    Args:
-        to_mail_from: it's the answer to MAIL FROM, which speaks of the sender.
-    """
-    found = _ENHANCED.search(message)
-    enhanced = found.group(1) if found else ""
-    rules = (*_SENDER_RULES, *SMTP_RULES) if to_mail_from else SMTP_RULES
-    return next((rule.means for rule in rules if rule.matches(code, enhanced, message)), Reply.SOFT)
+def classify_smtp(code: int, text: str, stage: Stage) -> Reply:
+    """What an SMTP refusal means."""
+    found = _ENHANCED.match(text)
+    enhanced = found.group(1) if found and found.group(1)[0] == str(code)[0] else ""
+    return next((rule.means for rule in SMTP_RULES if rule.matches(code, enhanced, text, stage)), Reply.SOFT)

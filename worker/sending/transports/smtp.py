@@ -17,6 +17,7 @@ from worker.mail.outcomes import (
     SenderRefused,
     Sent,
     Slow,
+    Stage,
     Uncertain,
     classify_smtp,
 )
@@ -31,7 +32,6 @@ from worker.sending.transports.smtp_session import (
     Lost,
     Refused,
     SmtpReply,
-    Stage,
     StepSeconds,
     Unclaimed,
 )
@@ -123,7 +123,7 @@ class SmtpTransport:
             case Refused(stage=stage, reply=reply):
                 if stage is not Stage.CONTENT and reply.code != _BAD_SEQUENCE and _HELO.search(reply.text):
                     return Hindered(self._server.dislikes_helo(str(reply)[:200], connection.session.helo_name))
-                return self._refusal(reply, to_mail_from=stage is Stage.MAIL)
+                return self._refusal(reply, stage)
             case Lost(stage=Stage.CONTENT, why=why):
                 reason = f"the connection was lost before the server's reply to the mail: {one_line(why)}"
                 # With an idempotency key the provider drops the second copy by itself.
@@ -145,9 +145,9 @@ class SmtpTransport:
             return mail.data
         return f"{self._idempotency.header}: {mail.idempotency_key}\r\n".encode() + mail.data
 
-    def _refusal(self, reply: SmtpReply, *, to_mail_from: bool = False) -> Outcome:
+    def _refusal(self, reply: SmtpReply, stage: Stage) -> Outcome:
         words = str(reply)[:300]
-        match classify_smtp(reply.code, reply.text, to_mail_from=to_mail_from):
+        match classify_smtp(reply.code, reply.text, stage):
             case Reply.PACE:
                 return Slow(words)
             case Reply.LOGIN:

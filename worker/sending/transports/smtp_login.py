@@ -14,7 +14,8 @@ import aiosmtplib
 from worker.base.dialing import dial
 from worker.base.settings import Secret, SmtpAuth
 from worker.errors import AccountRefused, TransportUnavailable
-from worker.sending.transports.smtp_session import FAREWELL, SmtpSession, StepSeconds
+from worker.mail.outcomes import Reply, Stage, classify_smtp
+from worker.sending.transports.smtp_session import SmtpSession, StepSeconds
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 
@@ -76,9 +77,9 @@ class Login:
                 await self._log_in(client)
         except aiosmtplib.SMTPAuthenticationError as error:
             client.close()
-            if error.code == FAREWELL:
+            if classify_smtp(error.code, error.message, Stage.LOGIN) is not Reply.LOGIN:
                 raise self._server.unavailable(
-                    f"it ended the login with {error.code} {one_line(error.message)}"
+                    f"it takes no login now: {error.code} {one_line(error.message)}"
                 ) from error
             check = "the SMTP_OAUTH_… settings" if self._server.auth == "xoauth2" else "SMTP_USER and SMTP_PASS"
             raise AccountRefused(

@@ -9,8 +9,9 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import cast
+
+from worker.mail.outcomes import Stage
 
 MAX_REPLY_BYTES = 65_536
 #: So often a server may take some more of a mail before it has to have all of it.
@@ -38,15 +39,6 @@ class StepSeconds:
 
 
 RFC_5321 = StepSeconds()
-
-
-class Stage(StrEnum):
-    """What a reply is due to."""
-
-    MAIL = "MAIL FROM"
-    RECIPIENT = "RCPT TO"
-    DATA = "DATA"
-    CONTENT = "the mail's content"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +133,7 @@ class SmtpSession(asyncio.Protocol):
         """
         steps = (
             (Stage.MAIL, mail_from, min(first_seconds, self._seconds.mail)),
-            (Stage.RECIPIENT, rcpt_to, self._seconds.recipient),
+            (Stage.RCPT, rcpt_to, self._seconds.recipient),
             (Stage.DATA, b"DATA\r\n", self._seconds.data),
         )
         if self._pipelining:
@@ -272,7 +264,7 @@ class SmtpSession(asyncio.Protocol):
             reply = await self._reply(CLEAR_SECONDS)
             if reply is None or reply.code == FAREWELL:
                 return
-            if stage is Stage.RECIPIENT and reply.code < 400:
+            if stage is Stage.RCPT and reply.code < 400:
                 return  # It takes a recipient without a sender: nothing may follow that it could take for a mail.
             if reply.code == 354:
                 # RFC 2920, 3.1: it may say so although it took no recipient. An empty mail for nobody answers it.
