@@ -1,9 +1,20 @@
 """What replies mean, and when to try again."""
 
+import csv
+from pathlib import Path
+
 import pytest
 
 from worker.mail.outcomes import Reply, Stage, classify_smtp
 from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms
+
+with Path(__file__).with_name("smtp_replies.csv").open(encoding="utf-8", newline="") as file:
+    REPLIES = list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: f"{reply['code']} {reply['text'][:50]}")
+def test_a_real_reply(reply: dict[str, str]) -> None:
+    assert classify_smtp(int(reply["code"]), reply["text"], Stage(reply["stage"])) is Reply(reply["means"])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +84,7 @@ def test_one_recipients_451_slows_nobody_down() -> None:
         (550, "you said 5.4.6 before", Reply.HARD),
         (450, "5.4.6 of another class", Reply.SOFT),
         (550, "#5.7.1 Cisco's way to write it", Reply.CONTENT),
-        (550, "5.4.6: with a colon", Reply.BLOCKED),
+        (550, "5.4.5: with a colon", Reply.BLOCKED),
     ],
 )
 def test_an_enhanced_code_stands_behind_the_code(code: int, text: str, means: Reply) -> None:
