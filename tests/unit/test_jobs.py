@@ -1,7 +1,9 @@
 """Jobs: what the web app sends, in either spelling, and everything that it must never send."""
 
+import unicodedata
 from typing import Any
 
+import idna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,15 +111,71 @@ def test_no_json_ends_in_a_traceback(raw: object) -> None:
         parse_job({**raw, "to": None} if isinstance(raw, dict) else raw)
 
 
-@given(st.text())
-def test_an_address_never_carries_a_second_one(value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "name", "email"),
+    [
+        ("ann@example.org <ann@example.org>", "ann@example.org", "ann@example.org"),
+        ("John [VIP] <john@example.org>", "John [VIP]", "john@example.org"),
+        ('"Smith, John" <john@example.org>', "Smith, John", "john@example.org"),
+        (r'"John \"Jo\" Smith" <john@example.org>', 'John "Jo" Smith', "john@example.org"),
+        ("Acme, Inc. <news@example.com>", "Acme, Inc.", "news@example.com"),
+        ("Support @ Acme < help@example.com >", "Support @ Acme", "help@example.com"),
+        ("<ann@example.org>", "", "ann@example.org"),
+        ("ann@example.org (Ann)", "Ann", "ann@example.org"),
+    ],
+)
+def test_a_name_needs_no_quotes(value: str, name: str, email: str) -> None:
+    assert parse_address(value, "to") == Address(name, email)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "john@ex ample.com",
+        "jo hn@example.com",
+        "john@exam(ple).com",
+        "john@exam\N{SOFT HYPHEN}ple.com",
+        "john@exam\N{ZERO WIDTH SPACE}ple.com",
+        "john@example..com",
+        "john@-example.com",
+        '"john smith"@example.com',
+        "john@example.com ann@example.com",
+        "Team: john@example.com;",
+        "John <john@example.com>, Ann <ann@example.com>",
+        'John <john@example.com>, "Ann" <ann@example.com>',
+        "ann@example.com, John <john@example.com>",
+        "John <john@example.com",
+        {"address": "john@exam(ple).com"},
+        {"address": "john@ex\N{NO-BREAK SPACE}ample.com"},
+    ],
+)
+def test_junk_is_no_address(value: object) -> None:
+    with pytest.raises(InvalidJob, match=r"one mail address|can't be seen|in ASCII form"):
+        parse_address(value, "to")
+
+
+#: Addresses and what surrounds them, in pieces that a reader may be tempted to drop.
+PIECES = st.lists(
+    st.sampled_from(
+        ["ann", "@", "example", ".com", "Acme", ",", ";", ":", "<", ">", "(", ")", "[", "]", '"', "\\", " "]
+    )
+    | st.text(max_size=3)
+).map("".join)
+
+
+@given(st.text() | PIECES | PIECES.map(lambda text: f"{text} <ann@example.com>"))
+def test_an_address_stands_in_its_value(value: str) -> None:
     try:
         address = parse_address(value, "to")
     except InvalidJob:
         return
+    local, _, domain = address.email.rpartition("@")
+    shown = idna.decode(domain) if "xn--" in domain and "xn--" not in value.lower() else domain
+    assert f"{local}@" in value
+    assert f"@{shown}" in unicodedata.normalize("NFKC", value.lower()).replace("\u3002", ".")
     assert address.email.count("@") == 1
-    assert address.domain.isascii()
-    assert not any(character.isspace() or character in '<>,;"' for character in address.email)
+    assert domain.isascii()
+    assert not any(character.isspace() or character in '<>,;"()' for character in address.email)
 
 
 APPS: dict[str, Any] = {

@@ -1,12 +1,20 @@
 """Mail addresses in the forms in which apps write them."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
-from email.utils import getaddresses
 from functools import lru_cache
 
 from worker.errors import InvalidJob
 from worker.mail.fields import line, shorten
+
+# Python's own reader drops blanks and comments inside an address, which makes another one of it. Nothing is dropped
+# here: an address stands in the value as it's used.
+_NAME_AND_ADDRESS = re.compile(r"(?P<name>.*)<\s*(?P<email>[^<>]*?)\s*>")
+_ADDRESS_AND_COMMENT = re.compile(r"(?P<email>\S+)\s+\((?P<name>[^()<>@]*)\)")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_LOCAL = re.compile(r"[^\x00-\x20\x7f\s()<>\[\]:;,@\\\"]+")
+_DOMAIN = re.compile(r"(?!-)[\w-]{1,63}(\.(?!-)[\w-]{1,63})*|\[[0-9A-Za-z:.]+\]", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,33 +30,46 @@ class Address:
 
 
 def parse_address(value: object, field: str) -> Address:
-    """Reads `a@b.example`, `Name <a@b.example>` or nodemailer's `{name, address}`.
+    """Reads `a@b.example`, `Name <a@b.example>`, `a@b.example (Name)` or nodemailer's `{name, address}`. A name needs
+    no quotes, whatever is in it: `Acme, Inc. <news@acme.example>`.
 
     Raises:
         InvalidJob: when it isn't exactly one mailbox.
     """
     if isinstance(value, dict):
         name, email = line(value.get("name") or "", f"{field}.name"), line(value.get("address"), f"{field}.address")
-        return _address(name, email, field)
+        return _address(name, email, field, {"name": name, "address": email})
     return _parse_address(line(value, field), field)
 
 
 @lru_cache(maxsize=256)
 def _parse_address(value: str, field: str) -> Address:
     # A campaign's sender is the same in each job.
-    found = getaddresses([value])
-    name, email = found[0] if len(found) == 1 else ("", "")
-    return _address(name, email, field, value)
+    found = _NAME_AND_ADDRESS.fullmatch(value) or _ADDRESS_AND_COMMENT.fullmatch(value)
+    if found is None:
+        return _address("", value, field, value)
+    name = found["name"].strip()
+    if quoted := _QUOTED.fullmatch(name):
+        name = re.sub(r"\\(.)", r"\1", quoted[1])
+    elif re.search(r"[<>]|@.*[,;]|[,;].*@", name):
+        raise _not_one(value, field)  # A list of several.
+    return _address(name, found["email"], field, value)
 
 
-def _address(name: str, email: str, field: str, value: object = None) -> Address:
-    value = {"name": name, "address": email} if value is None else value
+def _address(name: str, email: str, field: str, value: object) -> Address:
     local, _, domain = email.rpartition("@")
-    if not local or not domain or re.search(r"[\x00-\x1f\x7f\s<>,;\"]", email) or "@" in local:
-        raise InvalidJob(f"{field} isn't one mail address: {shorten(value)}")
-    if len(local.encode()) > 64 or len(domain) > 253:  # RFC 5321, 4.5.3.1
+    if not _LOCAL.fullmatch(local):
+        raise _not_one(value, field)
+    ascii_domain = _ascii_domain(domain, field)
+    if not _DOMAIN.fullmatch(ascii_domain):
+        raise _not_one(value, field)
+    if len(local.encode()) > 64 or len(ascii_domain) > 253:  # RFC 5321, 4.5.3.1
         raise InvalidJob(f"{field} is too long for a mail address: {shorten(value)}")
-    return Address(name, f"{local}@{_ascii_domain(domain, field)}")
+    return Address(name, f"{local}@{ascii_domain}")
+
+
+def _not_one(value: object, field: str) -> InvalidJob:
+    return InvalidJob(f"{field} isn't one mail address: {shorten(value)}")
 
 
 @lru_cache(maxsize=4096)
@@ -58,6 +79,10 @@ def _ascii_domain(domain: str, field: str) -> str:
     import idna  # for the rare domain that needs it
 
     try:
-        return idna.encode(domain, uts46=True).decode("ascii")
+        encoded = idna.encode(domain, uts46=True).decode("ascii")
+        # UTS 46 drops what can't be seen, such as a soft hyphen; other forms of the same letters it may change.
+        if idna.decode(encoded) == unicodedata.normalize("NFKC", domain.lower()).replace("\u3002", "."):
+            return encoded
     except idna.IDNAError as error:
         raise InvalidJob(f"{field} has a domain that doesn't exist in ASCII form: {shorten(domain)}") from error
+    raise InvalidJob(f"{field} has a domain with characters that can't be seen: {shorten(domain)}")
