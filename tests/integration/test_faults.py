@@ -146,7 +146,7 @@ def test_mails_wait_for_the_smtp_server_without_spending_attempts(
 ) -> None:
     services.control("smtp", "stop")
     programs.start("record")
-    worker = programs.start("run", MAIL_MAX_ATTEMPTS="1")
+    worker = programs.start("run", MAIL_RETRY_HOURS="0")
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
     worker.wait_for("Mails wait; no attempt is spent.")
     services.control("smtp", "start")
@@ -161,7 +161,7 @@ def test_the_accounts_quota_fails_no_recipient(
 ) -> None:
     campaign = one_mail_to("quota", make_campaign, tmp_path)
     programs.start("record")
-    worker = programs.start("run", MAIL_MAX_ATTEMPTS="1", MAIL_ACCOUNT_PAUSE_SECONDS="3")
+    worker = programs.start("run", MAIL_RETRY_HOURS="0", MAIL_ACCOUNT_PAUSE_SECONDS="3")
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
     worker.wait_for("(550 5.4.5 the account's daily limit is exceeded). The account is paused on all hosts for 3 s")
     assert "STOPPED    SMTP server" in programs.run("status")[1]
@@ -295,7 +295,7 @@ def test_a_mail_that_stays_refused_for_now_fails_in_the_end(
 ) -> None:
     campaign = one_mail_to("busy", make_campaign, tmp_path)
     programs.start("record")
-    programs.start("run", MAIL_MAX_ATTEMPTS="1")
+    programs.start("run", MAIL_RETRY_HOURS="0")
     programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
     wait_until(lambda: tally(services, campaign).status == "sent")
     state: Any = queue.hget(keys.ledger(campaign.id), campaign.subscriber_ids[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from worker.mail.outcomes import Reply, Stage, classify_smtp
-from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms
+from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms, tries_within
 
 with Path(__file__).with_name("smtp_replies.csv").open(encoding="utf-8", newline="") as file:
     REPLIES = list(csv.DictReader(file))
@@ -116,3 +116,15 @@ def test_delays_double_up_to_an_hour() -> None:
     assert retry_delay_ms(1000, jitter=0) == LONGEST_DELAY_MS
     assert retry_delay_ms(1, jitter=1) == 18_750
     assert 15_000 <= retry_delay_ms(1) <= 18_750
+
+
+@pytest.mark.parametrize("hours", [1, 24, 168])
+def test_tries_go_on_for_some_hours(hours: int) -> None:
+    waits = [retry_delay_ms(attempt, jitter=0) for attempt in range(1, tries_within(hours))]
+    assert hours * 3_600_000 <= sum(waits) < (hours + 1) * 3_600_000
+    # Postgrey wants 300 s.
+    assert sum(waits[:5]) > 300_000
+
+
+def test_no_hours_are_one_try() -> None:
+    assert tries_within(0) == 1

@@ -82,6 +82,7 @@ class Settings:
     bullmq_keep_failed: int
     concurrency: int
     stop_timeout_seconds: int
+    retry_hours: int
     max_attempts: int
     log_level: str
     campaigns_table: str
@@ -194,6 +195,7 @@ def _read(reader: "_Reader") -> Settings:
         bullmq_keep_failed=reader.integer("BULLMQ_KEEP_FAILED", default=5000, low=1, high=1_000_000),
         concurrency=reader.integer("WORKER_CONCURRENCY", default=5, low=1, high=500),
         stop_timeout_seconds=reader.integer("WORKER_STOP_TIMEOUT_SECONDS", default=30, low=1, high=3600),
+        retry_hours=reader.integer("MAIL_RETRY_HOURS", default=24, low=0, high=168),
         max_attempts=reader.integer("MAIL_MAX_ATTEMPTS", default=5, low=1, high=50),
         log_level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
         campaigns_table=reader.identifier("SUPABASE_CAMPAIGNS_TABLE", "campaigns"),

@@ -90,7 +90,8 @@ async def _send_canary(settings: Settings, address: str, timeout_seconds: float)
     account = make_account(settings, client, process)
     transport = make_transport(settings, account)
     ledger = RedisLedger(client, process, account_name(settings), LedgerOptions(limits=settings.mail_rate))
-    delivery = Delivery(transport, ledger, account, gate, AsyncControl(client).pause, process, Options(max_attempts=1))
+    options = Options(retry_hours=0, max_attempts=1)
+    delivery = Delivery(transport, ledger, account, gate, AsyncControl(client).pause, process, options)
     try:
         async with asyncio.timeout(timeout_seconds):
             disposition = await delivery.deliver(test_job(settings, address), Queued(uuid4().hex))

@@ -14,7 +14,7 @@ from worker.ledger.ledger import Entry, GivenUp, Ledger, QueuedJob, SentElsewher
 from worker.mail.jobs import Job
 from worker.mail.message import Mail, build_mail
 from worker.mail.outcomes import Failed, Hindered, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
-from worker.mail.retry import retry_delay_ms
+from worker.mail.retry import retry_delay_ms, tries_within
 from worker.queue.gate import Cause, Gate
 from worker.sending.account import Account
 from worker.sending.outage import Outage
@@ -107,6 +107,9 @@ class Pause(Protocol):
 class Options:
     """What delivery goes by."""
 
+    #: For so long a mail that is refused for now is tried again, unless its BullMQ job says how often.
+    retry_hours: int
+    #: So often at the most it's tried before one whose reply was lost is given up.
     max_attempts: int
     hold_uncertain: bool = False
 
@@ -229,7 +232,8 @@ class Delivery:
 
     async def _settle(self, attempt: "_Attempt", mail: Mail, outcome: Outcome, queued: Queued) -> Disposition:
         attempts, slow_downs = queued.attempts, queued.slow_downs
-        last = attempts + 1 >= (queued.max_attempts or self._options.max_attempts)
+        most = self._options.max_attempts if isinstance(outcome, Uncertain) else tries_within(self._options.retry_hours)
+        last = attempts + 1 >= (queued.max_attempts or most)
         match outcome:
             case Sent(reply=reply):
                 self._accepted_at = asyncio.get_running_loop().time()

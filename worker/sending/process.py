@@ -81,7 +81,11 @@ async def _run(settings: Settings) -> None:
         gate,
         pause,
         process,
-        Options(max_attempts=settings.max_attempts, hold_uncertain=settings.hold_uncertain),
+        Options(
+            retry_hours=settings.retry_hours,
+            max_attempts=settings.max_attempts,
+            hold_uncertain=settings.hold_uncertain,
+        ),
     )
     broker = MailBroker(connect(settings.redis_url))
     declare_actors(broker, delivery.deliver, delivery.fail, settings.job_defaults)
