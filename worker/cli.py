@@ -75,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     add_campaign_command("pause", operator_commands.pause, "Stop sending a campaign's mails; they wait.")
-    add_campaign_command("resume", operator_commands.resume, "Go on with a paused campaign.")
+    resume = add_campaign_command("resume", operator_commands.resume, "Go on with a paused campaign.")
+    resume.add_argument(
+        "--from", dest="sender", default="", metavar="SENDER", help="of its jobs whose own sender can't be read"
+    )
     add_campaign_command("cancel", operator_commands.cancel, "Drop a campaign's waiting mails for good.")
     priority = add_campaign_command("priority", operator_commands.priority, "Send a campaign before or after others.")
     priority.add_argument("priority", choices=("high", "normal", "low"))

@@ -20,8 +20,12 @@ class InvalidJob(MailWorkerError):
     """A job can't become a mail, however often it's tried."""
 
 
-class MissingSender(InvalidJob):
-    """The job names no sender, and neither do this host's settings: no recipient is to blame."""
+class InvalidRecipient(InvalidJob):
+    """The recipient's address can't be one: no other job is to blame."""
+
+
+class InvalidSender(InvalidJob):
+    """The job's sender can't be read; or it names none, and neither do this host's settings."""
 
 
 class InvalidFile(MailWorkerError):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 
-from worker.errors import InvalidJob, MissingSender
+from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
 from worker.mail.addresses import Address, parse_address
 from worker.mail.fields import line, shorten, without_surrogates
 
@@ -79,7 +79,8 @@ def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's froz
     """Checks a job as the web app sent it; names may be camelCase or snake_case.
 
     Raises:
-        InvalidJob: names the field and what is wrong with it.
+        InvalidRecipient, InvalidSender: that's wrong.
+        InvalidJob: anything else; it names the field and what is wrong with it.
     """
     if not isinstance(raw, dict):
         raise InvalidJob(f"the job is a {type(raw).__name__}, but must be an object with to, subject and html")
@@ -87,12 +88,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's froz
     campaign_id, subscriber_id = _identifier(fields, "campaignId"), _identifier(fields, "subscriberId")
     if (campaign_id is None) != (subscriber_id is None):
         raise InvalidJob("campaignId and subscriberId go together, but only one of them is set")
-    sender = _mailbox(fields, "from") or defaults.sender
-    if sender is None:
-        raise MissingSender("from is missing, and no MAIL_FROM is set in the worker's settings")
-    to = _mailbox(fields, "to") or _mailbox(fields, "email")
-    if to is None:
-        raise InvalidJob("to (or email) is missing")
+    sender, to = _sender(fields, defaults), _recipient(fields)
     html, text = _body(fields, "html"), _body(fields, "text")
     if not html and not text:
         raise InvalidJob("html and text are both missing")
@@ -122,11 +118,37 @@ def _normalise(raw: dict[object, object]) -> dict[str, object]:
     return fields
 
 
+def _sender(fields: Mapping[str, object], defaults: Defaults) -> Address:
+    try:
+        sender = _mailbox(fields, "from") or defaults.sender
+    except InvalidJob as error:
+        raise InvalidSender(str(error)) from None
+    if sender is None:
+        raise InvalidSender("from is missing, and no MAIL_FROM is set in the worker's settings")
+    return sender
+
+
+def _recipient(fields: Mapping[str, object]) -> Address:
+    for name in ("to", "email"):
+        value = fields.get(name)
+        if isinstance(value, list) and len(value) > 1:
+            raise InvalidJob(f"{name} holds {len(value)} addresses, but a job has one recipient: queue a job for each")
+    try:
+        to = _mailbox(fields, "to") or _mailbox(fields, "email")
+    except InvalidJob as error:
+        raise InvalidRecipient(str(error)) from None
+    if to is not None:
+        return to
+    if "to" in fields or "email" in fields:
+        raise InvalidRecipient("to (or email) is missing")
+    raise InvalidJob("to (or email) is missing")
+
+
 def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
     value = fields.get(name)
     if isinstance(value, list):
         if len(value) != 1:
-            raise InvalidJob(f"{name} holds {len(value)} addresses, but a job has one recipient: queue a job for each")
+            raise InvalidJob(f"{name} holds {len(value)} addresses instead of one")
         value = value[0]
     return None if value is None or value == "" else parse_address(value, name)
 

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 from worker.base.redis_client import connect
 from worker.base.settings import Settings
-from worker.errors import DatabaseRejected, OperatorMistake
+from worker.errors import DatabaseRejected, InvalidJob, OperatorMistake
 from worker.ledger.uncertain import UncertainMails
+from worker.mail.addresses import parse_address
 from worker.queue.control import Control
 from worker.queue.dead_letters import DeadLetters
 
@@ -39,8 +40,13 @@ def _doubt(campaign: str) -> None:
 
 
 def resume(settings: Settings, options: Namespace) -> int:
-    """`mail-worker resume CAMPAIGN`"""
-    was = Control(connect(settings.redis_url), settings.bullmq).resume(options.campaign)
+    """`mail-worker resume CAMPAIGN [--from SENDER]`"""
+    if options.sender:
+        try:
+            parse_address(options.sender, "--from")
+        except InvalidJob as error:
+            raise OperatorMistake(f"{error}: write it as 'NAME <ADDRESS>'.") from None
+    was = Control(connect(settings.redis_url), settings.bullmq).resume(options.campaign, options.sender)
     if was is None:
         raise OperatorMistake(f"Campaign {options.campaign} isn't paused: see mail-worker status.")
     if was == "paused":

@@ -3,13 +3,15 @@ itself when a campaign goes wrong."""
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import redis
 import redis.asyncio
 
 from worker.base import keys
-from worker.base.redis_client import script
+from worker.base.redis_client import encodable, script
+from worker.ledger.ledger import LEDGER_SECONDS
 
 DROP_AT_ONCE = 1000
 #: No mail takes longer.
@@ -28,6 +30,16 @@ def _keys(bullmq: str) -> list[str]:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is to be done with a job that is wrong in a way in which its whole campaign may be. Neither paused nor to
+    wait: it's at fault alone. `sender` is what an operator has set for the campaign, or empty."""
+
+    paused: bool
+    wait_ms: int
+    sender: str
+
+
 class AsyncControl:
     """What a worker process does."""
 
@@ -40,6 +52,17 @@ class AsyncControl:
             logger.error(
                 "campaign %s is paused: %s. Mend it, then: mail-worker resume %s", campaign_id, reason, campaign_id
             )
+
+    async def fault(self, campaign_id: str, subscriber_id: str, reason: str, hint: str) -> Fault:
+        """Tells of a job that can't become a mail; the campaign is paused if it seems to be in all of them, which is
+        said once, with the `hint` what to do."""
+        words = ("fault", campaign_id, encodable(reason), subscriber_id, LEDGER_SECONDS)
+        wait_ms, news, sender = await self._script(keys=_keys(""), args=list(words))
+        if news:
+            logger.error(
+                "campaign %s is paused: %s. No recipient has failed for that. Mend it, %s", campaign_id, reason, hint
+            )
+        return Fault(wait_ms == 0, max(wait_ms, 0), sender.decode())
 
 
 class Control:
@@ -59,9 +82,13 @@ class Control:
         """Stops taking its messages; False if it was paused or cancelled before."""
         return self._say("pause", campaign_id, "by an operator") == 1
 
-    def resume(self, campaign_id: str) -> Resumed | None:
-        """Goes on, or takes a cancel back, whose dropped messages stay dropped; None if there's nothing to do."""
-        was = self._say("resume", campaign_id)
+    def resume(self, campaign_id: str, sender: str = "") -> Resumed | None:
+        """Goes on, or takes a cancel back, whose dropped messages stay dropped; None if there's nothing to do.
+
+        Args:
+            sender: for its jobs whose own can't be read.
+        """
+        was = self._say("resume", campaign_id, sender, LEDGER_SECONDS)
         self._bring_jobs_back(campaign_id)
         return {1: "paused", 2: "cancelled"}.get(was)  # type: ignore[return-value]
 

@@ -9,11 +9,12 @@ import redis
 from dramatiq.middleware import CurrentMessage
 
 from worker.base import keys
-from worker.errors import InvalidJob, MissingSender
+from worker.errors import InvalidJob
 from worker.ledger.ledger import Entry
-from worker.mail.jobs import Defaults, Job, parse_job, recipient_key
+from worker.mail.jobs import Job, recipient_key
 from worker.queue.broker import DeadLetter, MailBroker
 from worker.queue.runner import GiveBack, Hold, Park, Postpone
+from worker.sending.checking import Checker, Unclear
 from worker.sending.delivery import Back, Disposition, Held, Later, Parked, Queued
 
 LEDGER_AWAY_DELAY_MS = 5_000
@@ -24,10 +25,11 @@ Fail = Callable[[Entry, str], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 
-def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, defaults: Defaults) -> None:
+def declare_actors(broker: MailBroker, check: Checker, deliver: Deliver, fail: Fail) -> None:
     """Declares `send_mail` on the broker.
 
     Args:
+        check: checks a job.
         deliver: job, and what the queue knows of it → what to do with the message.
         fail: records that a recipient's job can't become a mail.
     """
@@ -39,16 +41,17 @@ def declare_actors(broker: MailBroker, deliver: Deliver, fail: Fail, defaults: D
         message: Any = CurrentMessage.get_current_message()
         options = message.options
         try:
-            job = parse_job(raw, defaults)
-        except MissingSender as error:
-            raise DeadLetter(f"invalid job: {error}") from None
-        except InvalidJob as error:
-            await _refuse(raw, message.message_id, f"invalid job: {error}", fail)
-            return
-        try:
+            job = await check(raw)
+            if isinstance(job, Unclear):
+                raise Postpone(job.delay_ms, {})
+            if isinstance(job, Parked):
+                raise Park(job.campaign_id)
             disposition = await deliver(
                 job, Queued(message.message_id, _count(options, "attempts"), _count(options, "slow_downs"))
             )
+        except InvalidJob as error:
+            await _refuse(raw, message.message_id, f"invalid job: {error}", fail)
+            return
         except redis.RedisError as error:
             raise Postpone(LEDGER_AWAY_DELAY_MS, {}) from error
         match disposition:

@@ -7,14 +7,15 @@ from typing import Protocol
 
 import redis
 
-from worker.errors import DatabaseUnavailable, InvalidJob, MissingSender
+from worker.errors import DatabaseUnavailable, InvalidJob
 from worker.ledger.ledger import Entry, QueuedJob
-from worker.mail.jobs import Defaults, Job, parse_job, recipient_key
+from worker.mail.jobs import Job, recipient_key
 from worker.mail.message import message_id
 from worker.queue import bullmq
 from worker.queue.bullmq import BullJob, JobSettlement
 from worker.queue.bullmq_options import JobOptions, Keep, read_options
-from worker.sending.delivery import Back, Before, Delivery, Disposition, Done, Held, Later, Parked, Pause, Queued
+from worker.sending.checking import Checker, Unclear
+from worker.sending.delivery import Back, Before, Delivery, Disposition, Done, Held, Later, Parked, Queued
 
 LEDGER_AWAY_DELAY_MS = 5_000
 DATABASE_AWAY_DELAY_MS = 15_000
@@ -42,24 +43,22 @@ class BullJobs:
         self,
         delivery: Delivery,
         queue: str,
-        pause: Pause,
+        check: Checker,
         sent_rows: SentRows,
-        defaults: Defaults,
         keep_completed: Keep,
         keep_failed: Keep,
     ) -> None:
         """
         Args:
             queue: `PREFIX:QUEUE`.
-            pause: pauses a campaign, with the reason.
+            check: checks a job.
             sent_rows: asked for jobs that others may have sent.
             keep_completed, keep_failed: for an app that says nothing.
         """
         self._delivery = delivery
         self._queue = queue
-        self._pause = pause
+        self._check = check
         self._sent_rows = sent_rows
-        self._defaults = defaults
         self._keep_completed = keep_completed
         self._keep_failed = keep_failed
 
@@ -87,9 +86,7 @@ class BullJobs:
             return self._refuse(bull_job, options, "its data isn't JSON")
         identity = self._identity(bull_job)
         try:
-            job = parse_job(raw, self._defaults)
-        except MissingSender as error:
-            return await self._without_sender(bull_job, options, raw, str(error))
+            job = await self._check(raw)
         except InvalidJob as error:
             recipient = recipient_key(raw)
             if recipient is None:
@@ -98,6 +95,10 @@ class BullJobs:
             logger.warning("campaign %s, subscriber %s: invalid job: %s", *recipient, error)
             await self._delivery.fail(entry, f"invalid job: {error}")
             return None
+        if isinstance(job, Unclear):
+            return _later(bull_job, job.delay_ms)
+        if isinstance(job, Parked):
+            return bullmq.park(bull_job, job.campaign_id)
         queued_job = self._queued_job(bull_job, options, message_id(job, identity))
         entry = Entry(job.campaign_id, job.subscriber_id, identity, queued_job)
         if bull_job.failed_by_queue:
@@ -120,13 +121,6 @@ class BullJobs:
         if job.campaign_id is None or job.subscriber_id is None:
             return False
         return await self._sent_rows(job.campaign_id, job.subscriber_id)
-
-    async def _without_sender(self, bull_job: BullJob, options: JobOptions, raw: object, reason: str) -> JobSettlement:
-        recipient = recipient_key(raw)
-        if recipient is None:
-            return self._refuse(bull_job, options, reason)
-        await self._pause(recipient[0], reason)
-        return bullmq.park(bull_job, recipient[0])
 
     def _refuse(self, bull_job: BullJob, options: JobOptions, reason: str) -> JobSettlement:
         logger.warning("job %s of %s isn't a mail: %s", bull_job.id, self._queue, reason)

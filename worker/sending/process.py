@@ -25,7 +25,8 @@ from worker.queue.runner import Jobs, MailWorker, Rhythm
 from worker.sending.account import Account
 from worker.sending.actors import declare_actors
 from worker.sending.bullmq_jobs import BullJobs
-from worker.sending.delivery import Delivery, Options, Pause
+from worker.sending.checking import Checker
+from worker.sending.delivery import Delivery, Options
 from worker.sending.sent_rows import SupabaseSentRows
 from worker.sending.transports.choice import account_name, destination, make_account, make_transport
 
@@ -73,13 +74,13 @@ async def _run(settings: Settings) -> None:
             bullmq=settings.bullmq,
         ),
     )
-    pause = AsyncControl(client).pause
+    control = AsyncControl(client)
     delivery = Delivery(
         transport,
         ledger,
         account,
         gate,
-        pause,
+        control.pause,
         process,
         Options(
             retry_hours=settings.retry_hours,
@@ -88,7 +89,7 @@ async def _run(settings: Settings) -> None:
         ),
     )
     broker = MailBroker(connect(settings.redis_url))
-    declare_actors(broker, delivery.deliver, delivery.fail, settings.job_defaults)
+    declare_actors(broker, Checker(control, settings.job_defaults), delivery.deliver, delivery.fail)
     listening_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=LISTEN_SECONDS + 10)
     bull_queue = BullQueue(client, listening_client, settings.bullmq, process)
     sent_rows = SupabaseSentRows(settings)
@@ -110,7 +111,7 @@ async def _run(settings: Settings) -> None:
         describe=lambda: Process(
             name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
         ),
-        jobs=Jobs(bull_queue, _bull_jobs(settings, delivery, pause, sent_rows)) if settings.bullmq else None,
+        jobs=Jobs(bull_queue, _bull_jobs(settings, delivery, control, sent_rows)) if settings.bullmq else None,
     )
     logger.info(
         "%s %s sends by %s, %d mails at once%s.",
@@ -132,13 +133,12 @@ async def _run(settings: Settings) -> None:
     logger.info("Stopped.")
 
 
-def _bull_jobs(settings: Settings, delivery: Delivery, pause: Pause, sent_rows: SupabaseSentRows) -> BullJobs:
+def _bull_jobs(settings: Settings, delivery: Delivery, control: AsyncControl, sent_rows: SupabaseSentRows) -> BullJobs:
     return BullJobs(
         delivery,
         settings.bullmq,
-        pause,
+        Checker(control, replace(settings.job_defaults, name_placeholder=settings.name_placeholder)),
         sent_rows,
-        replace(settings.job_defaults, name_placeholder=settings.name_placeholder),
         Keep(settings.bullmq_keep_completed),
         Keep(settings.bullmq_keep_failed),
     )

@@ -1,0 +1,56 @@
+"""Checks jobs, and tells a fault of one job from one that its whole campaign has."""
+
+from dataclasses import dataclass
+
+from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
+from worker.mail.jobs import Defaults, Job, parse_job, recipient_key
+from worker.queue.control import AsyncControl
+from worker.sending.delivery import Parked
+
+_SENDER_HINT = "or send its mails from another address: mail-worker resume {campaign} --from 'NAME <ADDRESS>'"
+_HINT = (
+    "then drop what is queued (mail-worker cancel {campaign}), take that back (mail-worker resume {campaign}), and"
+    " queue it again: who got a mail gets no other."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Other jobs of the campaign will tell whose fault it is: the job comes back after `delay_ms`."""
+
+    delay_ms: int
+
+
+class Checker:
+    """Turns what was queued into jobs. A sender that can't be read, a missing text or a wrong shape is most often in
+    each job of a campaign: it pauses then, and nobody fails. One such job among good ones fails alone."""
+
+    def __init__(self, control: AsyncControl, defaults: Defaults) -> None:
+        self._control = control
+        self._defaults = defaults
+
+    async def __call__(self, raw: object) -> Job | Unclear | Parked:
+        """Checks a job.
+
+        Raises:
+            InvalidJob: it can't become a mail, and no other is to blame.
+            redis.RedisError: Redis is away, and nobody knows whose fault it is.
+        """
+        try:
+            return parse_job(raw, self._defaults)
+        except InvalidRecipient:
+            raise
+        except InvalidJob as error:
+            recipient = recipient_key(raw)
+            if recipient is None or not isinstance(raw, dict):
+                raise
+            campaign_id, subscriber_id = recipient
+            hint = _SENDER_HINT if isinstance(error, InvalidSender) else _HINT
+            fault = await self._control.fault(campaign_id, subscriber_id, str(error), hint.format(campaign=campaign_id))
+            if isinstance(error, InvalidSender) and fault.sender:
+                return await self({**raw, "from": fault.sender})
+            if fault.paused:
+                return Parked(campaign_id)
+            if fault.wait_ms:
+                return Unclear(fault.wait_ms)
+            raise
