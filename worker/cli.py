@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     reconcile.add_argument("--repair", action="store_true", help="record again what the database lacks")
     reconcile.add_argument("--jobs", type=Path, metavar="FILE", help="queue the jobs of missing recipients from it")
     reconcile.add_argument("--show", type=int, default=20, metavar="N", help="missing recipients to list")
+    retry_failed = add_campaign_command(
+        "retry-failed", operator_commands.retry_failed, "Give a campaign's failed recipients another try."
+    )
+    retry_failed.add_argument("--reason", default="", metavar="TEXT", help="only those whose reason holds this text")
+    retry_failed.add_argument("--before", type=_time, metavar="TIME", help="only those that failed before (UTC)")
+    retry_failed.add_argument(
+        "--jobs", type=Path, metavar="FILE", help="their jobs, where these aren't in BullMQ's queue"
+    )
     account = add("account", operator_commands.account, "Forget that the provider refused or slowed the account.")
     account.add_argument("action", choices=("resume",))
     uncertain = add("uncertain", operator_commands.uncertain, "Mails that may have been accepted without a reply.")
@@ -100,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     dead.add_argument("ids", nargs="*", metavar="ID")
     dead.add_argument("--all", action="store_true")
     return parser
+
+
+def _time(text: str) -> datetime:
+    time_given = datetime.fromisoformat(text)
+    return time_given if time_given.tzinfo else time_given.replace(tzinfo=UTC)
 
 
 def _run(settings: Settings, options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import psycopg
 import pytest
@@ -19,6 +19,7 @@ from tests.integration.consumers import Consumer, MakeConsumer, was_here
 from tests.integration.programs import Programs
 from worker.base.redis_client import CountingRedis, connect_async
 from worker.base.settings import Secret
+from worker.queue.producer import enqueue
 
 INSTANCE = "test"
 PROGRAMS = pytest.StashKey[Programs]()
@@ -153,6 +154,20 @@ def app(services: Services, queue: redis.Redis, major: Major) -> Iterator[App]:
     was_here(queue)
     with App(major, services.redis_url) as app:
         yield app
+
+
+@pytest.fixture(params=["dramatiq", "bullmq"])
+def put(request: pytest.FixtureRequest, queue: redis.Redis, app: App) -> Any:
+    """Queues jobs, in either queue, as an app does that checks nothing."""
+
+    def put(jobs: list[dict[str, Any]]) -> None:
+        if request.param == "dramatiq":
+            for _ in enqueue(queue, iter(jobs)):
+                pass
+        else:
+            app.ask("addBulk", jobs=[{"name": "email", "data": job} for job in jobs])
+
+    return put
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`mail-worker` commands, run as a user or supervisord runs them."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 COMMAND = Path(sys.executable).parent / "mail-worker"
 #: For things that happen within a second on a quiet machine.
@@ -95,3 +97,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS)
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
         time.sleep(0.1)
+
+
+def read_jobs(path: Path) -> list[dict[str, Any]]:
+    """The jobs of a file that `make_campaign` has written."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

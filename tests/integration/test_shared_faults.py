@@ -1,6 +1,5 @@
 """A campaign whose jobs are all wrong waits and fails nobody; one wrong job among good ones fails alone."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,12 +7,11 @@ import pytest
 import redis
 
 from demo.tally import tally
-from testbed.app import App, Major
+from testbed.app import Major
 from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
-from tests.integration.programs import Programs, wait_until
+from tests.integration.programs import Programs, read_jobs, wait_until
 from worker.base import keys
-from worker.queue.producer import enqueue
 
 
 @pytest.fixture(params=[5])
@@ -21,29 +19,11 @@ def major(request: pytest.FixtureRequest) -> Major:
     return cast("Major", request.param)
 
 
-@pytest.fixture(params=["dramatiq", "bullmq"])
-def put(request: pytest.FixtureRequest, queue: redis.Redis, app: App) -> Any:
-    """Queues jobs, in either queue, as an app does that checks nothing."""
-
-    def put(jobs: list[dict[str, Any]]) -> None:
-        if request.param == "dramatiq":
-            for _ in enqueue(queue, iter(jobs)):
-                pass
-        else:
-            app.ask("addBulk", jobs=[{"name": "email", "data": job} for job in jobs])
-
-    return put
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_a_sender_that_cannot_be_read_fails_nobody(
     put: Any, make_campaign: MakeCampaign, programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
 ) -> None:
     campaign = make_campaign(30)
-    put([{**job, "from": "The News"} for job in read(tmp_path / "jobs.jsonl")])
+    put([{**job, "from": "The News"} for job in read_jobs(tmp_path / "jobs.jsonl")])
     programs.start("record")
     worker = programs.start("run")
     worker.wait_for(
@@ -62,7 +42,7 @@ def test_missing_content_is_queued_again_and_everything_goes_out(
     put: Any, make_campaign: MakeCampaign, programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
 ) -> None:
     campaign = make_campaign(10)
-    jobs = read(tmp_path / "jobs.jsonl")
+    jobs = read_jobs(tmp_path / "jobs.jsonl")
     put([{**job, "html": "", "text": ""} for job in jobs])
     programs.start("record")
     worker = programs.start("run")
@@ -81,7 +61,7 @@ def test_one_wrong_job_among_good_ones_fails_alone(
     put: Any, make_campaign: MakeCampaign, programs: Programs, services: Services, queue: redis.Redis, tmp_path: Path
 ) -> None:
     campaign = make_campaign(60)
-    jobs = read(tmp_path / "jobs.jsonl")
+    jobs = read_jobs(tmp_path / "jobs.jsonl")
     first, last = {**jobs[0], "html": "", "text": ""}, {**jobs[-1], "headers": "none"}
     put([first, *jobs[1:-1], last])
     programs.start("record")

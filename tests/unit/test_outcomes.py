@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.mail.outcomes import Reply, Stage, classify_smtp
+from worker.mail.outcomes import Reply, Stage, classify_smtp, is_hard_bounce
 from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms, tries_within
 
 with Path(__file__).with_name("smtp_replies.csv").open(encoding="utf-8", newline="") as file:
@@ -128,3 +128,23 @@ def test_tries_go_on_for_some_hours(hours: int) -> None:
 
 def test_no_hours_are_one_try() -> None:
     assert tries_within(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "bounced"),
+    [
+        ("550 5.1.1 <ann@example.org>: Recipient address rejected: User unknown in virtual mailbox table", True),
+        ("550 5.1.10 RESOLVER.ADR.RecipientNotFound; not found by SMTP address lookup", True),
+        ("550 5.2.1 The email account that you tried to reach is disabled.", True),
+        ("550 No such user here", True),
+        ("554 delivery error: This user doesn't have a yahoo.com account", True),
+        ("550 5.1.8 Access denied, bad outbound sender", False),
+        ("550 Administrative prohibition", False),
+        ("554 5.7.1 spam", False),
+        ("552 5.2.2 Quota exceeded (mailbox for user is full)", False),
+        ("given up after 32 attempts: 450 4.2.0 Greylisted", False),
+        ("invalid job: to isn't one mail address: 'nobody'", False),
+    ],
+)
+def test_a_hard_bounce_names_a_mailbox_that_is_not_there(words: str, bounced: bool) -> None:
+    assert is_hard_bounce(words) is bounced

@@ -228,12 +228,38 @@ SMTP_RULES = (
     _Rule("5..", _ANY, _ANY, Reply.HARD, "RFC 5321, 4.2.1: permanent"),
 )
 
+_NO_MAILBOX = re.compile(
+    r"(user|mailbox|recipient|address(ee)?)( \S+){0,3} "
+    r"(unknown|(was |is )?not found|does(n't| not) exist|is (invalid|disabled))"
+    r"|(unknown|invalid|no such|no valid) (local )?(user|mailbox|recipient|address)|RecipientNotFound"
+    r"|undeliverable address|doesn't have an? \S+ account",
+    re.IGNORECASE,
+)
+
 # Directly behind the code (RFC 2034, 4), and of its class; Cisco's gateways put a # in front.
 _ENHANCED = re.compile(r"#?([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
 
 
 def classify_smtp(code: int, text: str, stage: Stage) -> Reply:
     """What an SMTP refusal means."""
-    found = _ENHANCED.match(text)
-    enhanced = found.group(1) if found and found.group(1)[0] == str(code)[0] else ""
+    enhanced = _enhanced(code, text)
     return next((rule.means for rule in SMTP_RULES if rule.matches(code, enhanced, text, stage)), Reply.SOFT)
+
+
+def is_hard_bounce(words: str) -> bool:
+    """Whether a recipient's failure says that there's no such mailbox: `550 5.1.1 …` (RFC 3463, 3.2), or so in words.
+
+    Args:
+        words: the reply, with its code in front; something else is no bounce.
+    """
+    code, _, text = words.partition(" ")
+    if not re.fullmatch(r"5\d\d", code):
+        return False
+    enhanced = _enhanced(int(code), text)
+    # The sender's address is 5.1.7 and 5.1.8, its host's 5.1.9.
+    return bool(re.fullmatch(r"5\.1\.([0-6]|10)|5\.2\.1", enhanced) or _NO_MAILBOX.search(text))
+
+
+def _enhanced(code: int, text: str) -> str:
+    found = _ENHANCED.match(text)
+    return found.group(1) if found and found.group(1)[0] == str(code)[0] else ""

@@ -201,6 +201,31 @@ def reconcile(settings: Settings, options: Namespace) -> int:
         database.close()
 
 
+def retry_failed(settings: Settings, options: Namespace) -> int:
+    """`mail-worker retry-failed CAMPAIGN [--reason TEXT] [--before TIME] [--jobs FILE]`"""
+    from worker.operating.retry_failed import FailedMails
+
+    mails = FailedMails(connect(settings.redis_url), options.campaign, settings.bullmq)
+    if mails.is_cancelled:
+        raise OperatorMistake(
+            f"Campaign {options.campaign} is cancelled, and its mails are dropped: first mail-worker resume"
+            f" {options.campaign}"
+        )
+    failed = mails.find(options.reason, options.before)
+    done = mails.retry(failed.chosen, options.jobs)
+    print(f"{done} of {len(failed.chosen)} failed recipients get another try", flush=True)
+    if failed.bounced:
+        print(f"{len(failed.bounced)} whose mailbox doesn't exist are left out: name the server's words by --reason")
+    if failed.uncertain:
+        print(f"{len(failed.uncertain)} that may have got the mail are left out: see mail-worker uncertain list")
+    if done < len(failed.chosen):
+        raise OperatorMistake(
+            f"{len(failed.chosen) - done} stay failed, since their jobs are gone: export them from the app as for"
+            f" mail-worker enqueue, then: mail-worker retry-failed {options.campaign} --jobs FILE"
+        )
+    return 0
+
+
 def _when(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 

@@ -12,8 +12,7 @@ import redis
 from worker.base import keys
 from worker.base.redis_client import script
 from worker.ledger.outbox import record_again
-from worker.mail.jobs import recipient_key
-from worker.queue.producer import enqueue, read_jobs
+from worker.queue.producer import enqueue, jobs_of
 from worker.recording.database import Recipient
 
 LOOK_AT_ONCE = 500
@@ -114,17 +113,10 @@ class Reconciliation:
         if jobs is None or not report.missing:
             return 0
         queued = 0
-        for so_far in enqueue(self._client, self._missing_jobs(report.missing, jobs)):
+        missing = jobs_of(jobs, self._campaign_id, report.missing)
+        for so_far in enqueue(self._client, (job for _, job in missing)):
             queued = so_far
         return queued
-
-    def _missing_jobs(self, missing: set[str], path: Path) -> Iterator[object]:
-        left = set(missing)
-        for _, job in read_jobs(path):
-            recipient = recipient_key(job)
-            if recipient is not None and recipient[0] == self._campaign_id and recipient[1] in left:
-                left.discard(recipient[1])
-                yield job
 
     def _in(self, key: str) -> set[str]:
         found: set[str] = set()

@@ -12,7 +12,7 @@ import redis
 
 from worker.base import keys
 from worker.errors import InvalidFile, InvalidJob
-from worker.mail.jobs import Defaults, parse_job
+from worker.mail.jobs import Defaults, parse_job, recipient_key
 
 #: 500 jobs of 10 kB are 5 MB in one transaction: few round trips, and no Redis stalls on it.
 CHUNK_JOBS = 500
@@ -75,6 +75,20 @@ def read_jobs(path: Path) -> Iterator[tuple[int, object]]:
         raise InvalidFile(f"{path} isn't UTF-8 text.") from None
     except csv.Error as error:
         raise InvalidFile(f"{path} isn't a CSV file: {error}.") from None
+
+
+def jobs_of(path: Path, campaign_id: str, subscribers: set[str]) -> Iterator[tuple[str, object]]:
+    """Those recipients' jobs in a file, one of each, with the subscriber; jobs of all others are left alone.
+
+    Raises:
+        InvalidFile: the file can't be read at all.
+    """
+    left = set(subscribers)
+    for _, job in read_jobs(path):
+        recipient = recipient_key(job)
+        if recipient is not None and recipient[0] == campaign_id and recipient[1] in left:
+            left.discard(recipient[1])
+            yield recipient[1], job
 
 
 def enqueue(client: "redis.Redis", jobs: Iterator[object]) -> Iterator[int]:
