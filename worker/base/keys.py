@@ -120,6 +120,11 @@ def window(name: str, milliseconds: int) -> str:
     return f"mail:account:{name}:window:{milliseconds}"
 
 
+def same_words(name: str, words: str) -> str:
+    """HASH about one reply that different recipients of an account get; see lua/account.lua."""
+    return f"mail:account:{name}:words:{words}"
+
+
 def connections(name: str) -> str:
     """HASH process → its open connections to the account's server."""
     return f"mail:account:{name}:connections"

@@ -20,6 +20,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubtful:
+    """Refused for good, in words that may be the account's matter: tried once more before the recipient fails."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """Refused for now: try again later, which spends an attempt."""
 
@@ -67,7 +74,7 @@ class NotClaimed:
     """The mail must not leave now; the claim says why."""
 
 
-Outcome = Sent | Failed | Retry | Slow | Hindered | SenderRefused | Uncertain | NotClaimed
+Outcome = Sent | Failed | Doubtful | Retry | Slow | Hindered | SenderRefused | Uncertain | NotClaimed
 
 
 class Stage(StrEnum):
@@ -258,6 +265,21 @@ def is_hard_bounce(words: str) -> bool:
     enhanced = _enhanced(int(code), text)
     # The sender's address is 5.1.7 and 5.1.8, its host's 5.1.9.
     return bool(re.fullmatch(r"5\.1\.([0-6]|10)|5\.2\.1", enhanced) or _NO_MAILBOX.search(text))
+
+
+def is_of_one_mail(words: str) -> bool:
+    """Whether a failure's words say that it's the mailbox's matter, or this mail's: however many mails are refused so,
+    the account isn't to blame.
+
+    Args:
+        words: the reply, with its code in front.
+    """
+    return is_hard_bounce(words) or re.search(f"{_MAILBOX}|{_ONE_MAIL}", words, re.IGNORECASE) is not None
+
+
+def is_overload(words: str) -> bool:
+    """Whether a soft refusal is the server's trouble with a recipient (451), not its mailbox's."""
+    return words.startswith("451 ")
 
 
 def _enhanced(code: int, text: str) -> str:

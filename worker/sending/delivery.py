@@ -13,7 +13,20 @@ from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.ledger.ledger import Entry, GivenUp, Ledger, QueuedJob, SentElsewhere, Verdict
 from worker.mail.jobs import Job
 from worker.mail.message import Mail, build_mail
-from worker.mail.outcomes import Failed, Hindered, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
+from worker.mail.outcomes import (
+    Doubtful,
+    Failed,
+    Hindered,
+    NotClaimed,
+    Outcome,
+    Retry,
+    SenderRefused,
+    Sent,
+    Slow,
+    Uncertain,
+    is_of_one_mail,
+    is_overload,
+)
 from worker.mail.retry import retry_delay_ms, tries_within
 from worker.queue.gate import Cause, Gate
 from worker.sending.account import Account
@@ -27,6 +40,8 @@ LONGEST_LOCKED_SECONDS = 2.0
 #: A mail that is told to slow down, or under which the connection ends, this often while others are accepted is refused
 #: in the ordinary way: by its mailbox, or for something in it.
 MAX_SLOW_DOWNS = 10
+#: Before it fails, a mail that is refused in doubtful words is tried once more after this time.
+DOUBT_MS = 60_000
 OTHERS_SECONDS = 60.0
 #: A mail that is hindered comes back so soon: what others do in the meantime tells whose matter it is. It counts for so
 #: many slow-downs that the second time is the last that is free: a campaign may be over in seconds, and then there are
@@ -157,7 +172,7 @@ class Delivery:
                 return Back()
             attempt = _Attempt(entry, next(self._claimants), self._ledger)
             try:
-                outcome = await self._transport.send(mail, attempt.claim)
+                outcome = await self._try(mail, attempt)
             except NoConnectionYet as error:
                 # It was claimed on a connection that ended.
                 await attempt.release(str(error))
@@ -195,6 +210,26 @@ class Delivery:
                 if isinstance(outcome, NotClaimed):
                     return self._not_claimed(attempt, mail, queued)
                 return await self._settle(attempt, mail, outcome, queued)
+
+    async def _try(self, mail: Mail, attempt: "_Attempt") -> Outcome:
+        outcome = await self._transport.send(mail, attempt.claim)
+        if not isinstance(outcome, Failed) or is_of_one_mail(outcome.reason):
+            return outcome
+        # No table knows all words for a used-up quota: others' replies tell whether it's this recipient's matter.
+        judgement = await self._account.judge(
+            outcome.reason, mail.recipient, attempt.entry.campaign_id, others_accepted=self._others_get_through()
+        )
+        match judgement.verdict:
+            case "account":
+                raise AccountRefused(
+                    f"The account's matter, by all signs: {judgement.sentence(outcome.reason)}.", "sending"
+                )
+            case "campaign":
+                return SenderRefused(f"its mails are refused, and others aren't: {judgement.sentence(outcome.reason)}")
+            case "again":
+                return Doubtful(outcome.reason)
+            case "fail":
+                return outcome
 
     def _others_get_through(self) -> bool:
         # If not, it's an outage, which no mail is to blame for.
@@ -245,6 +280,10 @@ class Delivery:
                 await attempt.record(outcome)
                 logger.warning("failed %s: %s", mail.message_id, reason)
                 return Done()
+            case Doubtful(reason=reason):
+                await attempt.release(reason)
+                logger.info("refused, and tried once more in %d s %s: %s", DOUBT_MS // 1000, mail.message_id, reason)
+                return Later(DOUBT_MS, attempts, slow_downs, reason)
             case SenderRefused(reason=reason):
                 if attempt.entry.campaign_id is None:
                     await attempt.record(Failed(reason))
@@ -275,6 +314,8 @@ class Delivery:
                     await attempt.record(outcome)
                 elif not last:
                     await attempt.release(reason)
+                if is_overload(reason):
+                    await self._account.strained()
                 logger.info("refused for now %s (attempt %d): %s", mail.message_id, attempts + 1, reason)
         if last:
             words = f"given up after {attempts + 1} attempts"
