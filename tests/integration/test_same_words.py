@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from worker.sending import delivery as module
 from worker.sending.account import Account
 from worker.sending.delivery import Back, Delivery, Disposition, Done, Later, Options, Parked, Queued
 from worker.sending.transports.smtp import SmtpTransport
+from worker.sending.transports.smtp_login import Server
 
 PROHIBITED = "550 Administrative prohibition by node7.example.net, see ticket 8f2a-77"
 NUMBERS = itertools.count()
@@ -88,14 +90,16 @@ async def sender(
         return Secret("secret")
 
     transport = SmtpTransport(
-        host="127.0.0.1",
-        port=server.port,
-        user="me@example.org",
-        shown_user="me@example.org",
-        credential=password,
-        auth="auto",
-        implicit_tls=True,
-        local_hostname="host",
+        Server(
+            host="127.0.0.1",
+            port=server.port,
+            user="me@example.org",
+            shown_user="me@example.org",
+            auth="auto",
+            implicit_tls=True,
+            helo_name="host.example.org",
+        ),
+        password,
     )
     queue.zadd(keys.HEARTBEATS, {"p": 1e15})
     account = Account(client, "tests", "p", max_connections=0, first_pause_seconds=60)
@@ -104,7 +108,7 @@ async def sender(
     def start() -> Delivery:
         options = Options(retry_hours=24, max_attempts=5)
         gate = Gate(asyncio.Event())
-        return Delivery(transport, ledger, account, gate, AsyncControl(client).pause, "p", options)
+        return Delivery(transport, ledger, account, gate, AsyncControl(client), "p", options)
 
     yield Sender(server, start, queue, "tests")
     await transport.close()
@@ -204,3 +208,33 @@ async def test_one_recipients_451_slows_nobody_down_but_many_do(sender: Sender) 
     assert not sender.slowed
     await sender.send_to_domains(80)
     assert sender.slowed
+
+
+async def test_a_sender_that_is_refused_pauses_its_campaign(sender: Sender, queue: redis.Redis) -> None:
+    sender.server.replies["MAIL"] = "550 5.7.1 not your address"
+    assert kinds(await sender.send_to_domains(3)) == [Later] * 3
+    queue.hset(keys.counts("c"), "fault", age(queue, 3_000))
+    assert kinds(await sender.send_to_domains(2)) == [Parked] * 2
+    assert sender.failed() == 0
+    # Others' mails, and those outside campaigns, aren't kept.
+    assert await sender.send("ann@example.org", None) == Done()
+    del sender.server.replies["MAIL"]
+    assert kinds(await sender.send_to_domains(2, "other")) == [Done] * 2
+
+
+async def test_one_sender_that_is_refused_among_good_ones_fails_alone(sender: Sender, queue: redis.Redis) -> None:
+    await sender.send_to_domains(10)
+    sender.server.replies["MAIL"] = "550 5.7.1 not your address"
+    assert kinds([await sender.send("ann@odd.example")]) == [Later]
+    del sender.server.replies["MAIL"]
+    await sender.send_to_domains(1)
+    sender.server.replies["MAIL"] = "550 5.7.1 not your address"
+    assert await sender.send("ann@odd.example") == Done()
+    assert (sender.failed(), queue.hget(keys.CONTROL, "c")) == (1, None)
+
+
+def age(queue: redis.Redis, milliseconds: int) -> str:
+    """What a campaign's jobs were told, so much longer ago."""
+    stored: Any = queue.hget(keys.counts("c"), "fault")
+    fault = json.loads(stored)
+    return json.dumps({**fault, "at": fault["at"] - milliseconds})

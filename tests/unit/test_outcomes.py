@@ -14,7 +14,7 @@ with Path(__file__).with_name("smtp_replies.csv").open(encoding="utf-8", newline
 
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: f"{reply['code']} {reply['text'][:50]}")
 def test_a_real_reply(reply: dict[str, str]) -> None:
-    assert classify_smtp(int(reply["code"]), reply["text"], Stage(reply["stage"])) is Reply(reply["means"])
+    assert classify_smtp(int(reply["code"]), reply["text"], Stage[reply["stage"].upper()]) is Reply(reply["means"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@
 --           be read, or empty, of resume; the priority: high | normal | low
 -- ARGV[4]   messages to drop at once, of cancel; BullMQ's jobs to bring back at once, of unpark; subscriber, of fault;
 --           seconds for which the campaign's counts live, of resume
--- ARGV[5]   those seconds, of fault
+-- ARGV[5]   those seconds, of fault   ARGV[6]  what is the same in such jobs, of fault
 --
 -- In mail:counts:CAMPAIGN, besides the counts (see states.lua):
 --   fault   JSON of the jobs that were wrong in the same way of late: at (ms), sent (mails until then), words, who
@@ -63,7 +63,7 @@ if action == 'fault' then
   if state then
     return { string.sub(state, 1, 6) == 'paused' and 0 or -1, 0, sender }
   end
-  local all = in_all_jobs(ARGV[3], ARGV[4])
+  local all = in_all_jobs(ARGV[6], ARGV[4])
   if all == 'yes' then
     redis.call('HSET', CONTROL, campaign, 'paused:' .. ARGV[3])
     leave(campaign)

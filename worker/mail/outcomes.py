@@ -63,6 +63,13 @@ class SenderRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class CampaignRefused:
+    """The provider takes others' mails, but none of this campaign's: no recipient is to blame."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Uncertain:
     """The connection was lost after the mail's content had gone out: it may have been accepted."""
 
@@ -74,7 +81,7 @@ class NotClaimed:
     """The mail must not leave now; the claim says why."""
 
 
-Outcome = Sent | Failed | Doubtful | Retry | Slow | Hindered | SenderRefused | Uncertain | NotClaimed
+Outcome = Sent | Failed | Doubtful | Retry | Slow | Hindered | SenderRefused | CampaignRefused | Uncertain | NotClaimed
 
 
 class Stage(StrEnum):

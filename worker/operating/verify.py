@@ -91,7 +91,7 @@ async def _send_canary(settings: Settings, address: str, timeout_seconds: float)
     transport = make_transport(settings, account)
     ledger = RedisLedger(client, process, account_name(settings), LedgerOptions(limits=settings.mail_rate))
     options = Options(retry_hours=0, max_attempts=1)
-    delivery = Delivery(transport, ledger, account, gate, AsyncControl(client).pause, process, options)
+    delivery = Delivery(transport, ledger, account, gate, AsyncControl(client), process, options)
     try:
         async with asyncio.timeout(timeout_seconds):
             disposition = await delivery.deliver(test_job(settings, address), Queued(uuid4().hex))

@@ -12,6 +12,7 @@ import redis.asyncio
 from worker.base import keys
 from worker.base.redis_client import encodable, script
 from worker.ledger.ledger import LEDGER_SECONDS
+from worker.mail.same_words import same_words
 
 DROP_AT_ONCE = 1000
 #: No mail takes longer.
@@ -54,9 +55,10 @@ class AsyncControl:
             )
 
     async def fault(self, campaign_id: str, subscriber_id: str, reason: str, hint: str) -> Fault:
-        """Tells of a job that can't become a mail; the campaign is paused if it seems to be in all of them, which is
-        said once, with the `hint` what to do."""
-        words = ("fault", campaign_id, encodable(reason), subscriber_id, LEDGER_SECONDS)
+        """Tells of a job that can't become a mail, or of a sender that is refused. If it seems to be so in all of the
+        campaign's, it's paused, which is said once, with the `hint` what to do."""
+        kind = same_words(reason) or reason
+        words = ("fault", campaign_id, encodable(reason), subscriber_id, LEDGER_SECONDS, encodable(kind))
         wait_ms, news, sender = await self._script(keys=_keys(""), args=list(words))
         if news:
             logger.error(

@@ -11,6 +11,7 @@ from worker.errors import DatabaseUnavailable, InvalidJob
 from worker.ledger.ledger import Entry, QueuedJob
 from worker.mail.jobs import Job, recipient_key
 from worker.mail.message import message_id
+from worker.mail.retry import retry_delay_ms
 from worker.queue import bullmq
 from worker.queue.bullmq import BullJob, JobSettlement
 from worker.queue.bullmq_options import JobOptions, Keep, read_options
@@ -113,7 +114,8 @@ class BullJobs:
             bull_job.slow_downs,
             queued_job,
             max_attempts=options.attempts,
-            delay_ms=options.delay_ms,
+            # Without attempts, an app's backoff never comes to anything in BullMQ.
+            delay_ms=options.delay_ms if options.attempts else retry_delay_ms,
         )
         return _settlement(bull_job, entry, await self._delivery.deliver(job, queued))
 

@@ -14,6 +14,7 @@ from worker.ledger.ledger import Entry, GivenUp, Ledger, QueuedJob, SentElsewher
 from worker.mail.jobs import Job
 from worker.mail.message import Mail, build_mail
 from worker.mail.outcomes import (
+    CampaignRefused,
     Doubtful,
     Failed,
     Hindered,
@@ -28,6 +29,7 @@ from worker.mail.outcomes import (
     is_overload,
 )
 from worker.mail.retry import retry_delay_ms, tries_within
+from worker.queue.control import Fault
 from worker.queue.gate import Cause, Gate
 from worker.sending.account import Account
 from worker.sending.outage import Outage
@@ -112,10 +114,11 @@ class Queued:
     delay_ms: Callable[[int], int] = retry_delay_ms
 
 
-class Pause(Protocol):
-    """Pauses a campaign, with the reason."""
+class Campaigns(Protocol):
+    """What is needed of worker/queue/control.py."""
 
-    async def __call__(self, campaign_id: str, reason: str) -> None: ...
+    async def pause(self, campaign_id: str, reason: str) -> None: ...
+    async def fault(self, campaign_id: str, subscriber_id: str, reason: str, hint: str) -> Fault: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ class Delivery:
         ledger: Ledger,
         account: Account,
         gate: Gate,
-        pause: Pause,
+        campaigns: Campaigns,
         process: str,
         options: Options,
     ) -> None:
@@ -146,7 +149,7 @@ class Delivery:
         self._ledger = ledger
         self._account = account
         self._gate = gate
-        self._pause = pause
+        self._campaigns = campaigns
         self._options = options
         self._outage = Outage(gate)
         self._accepted_at = -OTHERS_SECONDS
@@ -225,7 +228,9 @@ class Delivery:
                     f"The account's matter, by all signs: {judgement.sentence(outcome.reason)}.", "sending"
                 )
             case "campaign":
-                return SenderRefused(f"its mails are refused, and others aren't: {judgement.sentence(outcome.reason)}")
+                return CampaignRefused(
+                    f"its mails are refused, and others aren't: {judgement.sentence(outcome.reason)}"
+                )
             case "again":
                 return Doubtful(outcome.reason)
             case "fail":
@@ -285,12 +290,12 @@ class Delivery:
                 logger.info("refused, and tried once more in %d s %s: %s", DOUBT_MS // 1000, mail.message_id, reason)
                 return Later(DOUBT_MS, attempts, slow_downs, reason)
             case SenderRefused(reason=reason):
-                if attempt.entry.campaign_id is None:
-                    await attempt.record(Failed(reason))
-                    logger.warning("failed %s: %s", mail.message_id, reason)
-                    return Done()
+                return await self._settle_sender(attempt, mail, reason, queued)
+            case CampaignRefused(reason=reason):
                 await attempt.release(reason)
-                await self._pause(attempt.entry.campaign_id, reason)
+                if attempt.entry.campaign_id is None:
+                    raise RuntimeError("a campaign that isn't one was refused")
+                await self._campaigns.pause(attempt.entry.campaign_id, reason)
                 return Parked(attempt.entry.campaign_id)
             case Slow(reason=reason, after_ms=after_ms) if (
                 slow_downs < MAX_SLOW_DOWNS or not self._others_get_through()
@@ -325,6 +330,20 @@ class Delivery:
                 await attempt.record(Failed(f"{words}: {reason}"))
             return Done()
         return Later(queued.delay_ms(attempts + 1), attempts + 1, slow_downs, reason)
+
+    async def _settle_sender(self, attempt: "_Attempt", mail: Mail, reason: str, queued: Queued) -> Disposition:
+        campaign_id, subscriber_id = attempt.entry.campaign_id, attempt.entry.subscriber_id
+        if campaign_id is not None and subscriber_id is not None:
+            hint = f"then: mail-worker resume {campaign_id}"
+            fault = await self._campaigns.fault(campaign_id, subscriber_id, reason, hint)
+            if fault.paused or fault.wait_ms:
+                await attempt.release(reason)
+                if fault.paused:
+                    return Parked(campaign_id)
+                return Later(fault.wait_ms, queued.attempts, queued.slow_downs, reason)
+        await attempt.record(Failed(reason))
+        logger.warning("failed %s: %s", mail.message_id, reason)
+        return Done()
 
 
 class _Attempt:

@@ -80,7 +80,7 @@ async def _run(settings: Settings) -> None:
         ledger,
         account,
         gate,
-        control.pause,
+        control,
         process,
         Options(
             retry_hours=settings.retry_hours,
