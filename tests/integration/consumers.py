@@ -9,6 +9,7 @@ import redis
 
 from testbed.app import App
 from worker.base import keys
+from worker.base.fence import Fence
 from worker.base.redis_client import CountingRedis
 from worker.ledger.ledger import Entry, GivenUp, LedgerOptions, QueuedJob, RedisLedger, Verdict
 from worker.mail.outcomes import Failed, Retry, Sent, Uncertain
@@ -27,9 +28,10 @@ class Consumer:
 
     def __init__(self, client: CountingRedis, name: str, bullmq: str = BULLMQ, **options: Any) -> None:
         self.name = name
-        self.messages = MessageQueue(client, client, name, name, ACCOUNT, bullmq)
+        fence = Fence(client, name)
+        self.messages = MessageQueue(client, client, name, name, ACCOUNT, bullmq, fence=fence)
         self.jobs = BullQueue(client, client, bullmq, name)
-        self.ledger = RedisLedger(client, name, ACCOUNT, LedgerOptions(bullmq=bullmq, **options))
+        self.ledger = RedisLedger(client, name, ACCOUNT, LedgerOptions(bullmq=bullmq, **options), fence)
 
     async def fetch(self, wanted: int = 10, jobs_wanted: int | None = None) -> Fetched:
         return await self.messages.fetch(wanted, wanted if jobs_wanted is None else jobs_wanted)
@@ -83,7 +85,7 @@ def entry_of(
 
 def die(queue: "redis.Redis", consumer: Consumer) -> None:
     """It has been silent for long enough to count as dead."""
-    queue.zadd(keys.HEARTBEATS, {consumer.name: 1})
+    queue.zadd(keys.ALIVE, {consumer.name: 1})
 
 
 def was_here(queue: "redis.Redis", bullmq: str = BULLMQ) -> None:

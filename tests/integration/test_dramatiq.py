@@ -11,6 +11,7 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Retries, SkipMessage
 
 from testbed.services import Services
@@ -364,15 +365,15 @@ async def test_a_dead_processs_messages_come_back(fleet: Fleet) -> None:
         actor.send(number)
     # Another process has fetched three of them, was woken by one, and was heard of last a while ago.
     fetched: Any = fleet.redis.lpop(keys.WAITING, 3)
-    fleet.redis.sadd(keys.acks("dead"), *fetched)
+    fleet.redis.sadd(keys.fetched("dead"), *fetched)
     fleet.redis.blmove(keys.WAITING, keys.WOKEN, 1)
     now_ms = time.time() * 1000
-    fleet.redis.zadd(keys.HEARTBEATS, {"dead": now_ms})
+    fleet.redis.zadd(keys.ALIVE, {"dead": now_ms})
     async with fleet.worker(dead_after_seconds=2.0):
         await fleet.until(lambda: len(done) == 5)
     assert sorted(done) == list(range(5))
-    assert fleet.redis.zscore(keys.HEARTBEATS, "dead") is None
-    assert fleet.redis.exists(keys.acks("dead"), keys.WOKEN) == 0
+    assert fleet.redis.zscore(keys.ALIVE, "dead") is None
+    assert fleet.redis.exists(keys.fetched("dead"), keys.WOKEN) == 0
 
 
 async def test_connections_of_the_forgotten_take_no_messages_with_them(fleet: Fleet) -> None:
@@ -415,7 +416,7 @@ async def test_a_message_that_was_taken_away_isnt_acknowledged_by_its_old_owner(
         actor.send()
         await begun.wait()
         # Taken for dead, for example after the host was suspended.
-        fleet.redis.delete(keys.acks("w"))
+        fleet.redis.delete(keys.fetched("w"))
         go.set()
         await asyncio.sleep(0.3)
         assert fleet.left() == 1
@@ -545,3 +546,54 @@ async def test_a_mail_of_no_campaign_goes_before_thousands(fleet: Fleet, delayed
         await fleet.until(lambda: "password" in begun)
     # Of some hundred in which a new fetch has room, and not of thousands.
     assert begun.index("password") - before < 60
+
+
+async def test_a_fetch_that_arrives_late_takes_nothing(fleet: Fleet) -> None:
+    async def work() -> None: ...
+
+    actor = fleet.actor(work)
+    client = connect_async(fleet.url, 2)
+    messages = MessageQueue(client, client, "p", "p", "account")
+    assert (await messages.fetch(1, 0)).messages == []
+    its_keys = [*keys.QUEUE_KEYS, keys.fetched("p"), keys.WOKEN, *keys.bullmq_keys("")]
+    await messages.give_back_all_but(set())  # Its answer was lost, or so it seems.
+    for _ in range(10):
+        actor.send()
+    assert await messages._fetch(keys=its_keys, args=["p", 10, 1_000_000, 10, 0, "p", 1000, 0]) is None
+    assert fleet.redis.exists(keys.fetched("p")) == 0
+    assert len((await messages.fetch(10, 0)).messages) == 10
+    # As when the answer to raising the fence got lost.
+    fleet.redis.hset(keys.FENCES, "p", "17")
+    assert (await messages.fetch(10, 0)).messages == []
+    await messages.leave()
+    assert not fleet.redis.hexists(keys.FENCES, "p")
+    assert fleet.left() == 10
+    await client.aclose()
+
+
+async def test_a_plain_producer_whose_clock_is_ahead_doubles_nothing(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    go = asyncio.Event()
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        await go.wait()
+
+    actor = fleet.actor(work)
+    async with fleet.worker(concurrency=2), fleet.worker("other", concurrency=2):
+        for number in range(8):
+            actor.send(number)
+        await fleet.until(lambda: len(begun) == 4)
+        monkeypatch.setattr("dramatiq.brokers.redis.current_millis", lambda: int(time.time() * 1000) + 3_600_000)
+        plain: Any = RedisBroker(  # type: ignore[no-untyped-call]
+            client=fleet.redis, maintenance_chance=1_000_000, heartbeat_timeout=1000
+        )
+        plain.declare_queue(keys.QUEUE)
+        for _ in range(3):
+            plain.enqueue(actor.message(9))
+        await asyncio.sleep(1.0)
+        go.set()
+        await fleet.until(lambda: fleet.left() == 0)
+    assert sorted(begun) == [*range(8), 9, 9, 9]

@@ -21,7 +21,7 @@ TEXT = st.text(st.characters(codec=None), max_size=250)
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.lists(st.integers(), max_size=2)
 
 
-GLANCE = script("ids", "lanes") + "return lane_at_a_glance(ARGV[1])"
+GLANCE = script("clock", "ids", "lanes") + "return lane_at_a_glance(ARGV[1])"
 
 
 def by_python(job: str) -> str | None:

@@ -34,15 +34,15 @@ class Ledgers:
         self._numbers = itertools.count()
 
     def of(self, process: str, **options: Any) -> RedisLedger:
-        self.redis.zadd(keys.HEARTBEATS, {process: time.time() * 1000})
+        self.redis.zadd(keys.ALIVE, {process: time.time() * 1000})
         return RedisLedger(self.client, process, ACCOUNT, LedgerOptions(**options))
 
     def kill(self, process: str) -> None:
         """What lua/beat.lua does with a process that fell silent."""
-        self.redis.zrem(keys.HEARTBEATS, process)
+        self.redis.zrem(keys.ALIVE, process)
 
     def account(self, process: str, *, max_connections: int = 0, first_pause_seconds: float = 0.3) -> Account:
-        self.redis.zadd(keys.HEARTBEATS, {process: time.time() * 1000})
+        self.redis.zadd(keys.ALIVE, {process: time.time() * 1000})
         return Account(
             self.client,
             ACCOUNT,

@@ -210,17 +210,17 @@ async def test_the_worker_does_its_work(broker: Broker, app: "redis.Redis", work
     actor.send({"number": 2})
     actor.send_with_options(args=({"number": 3},), delay=200)
     # when a worker runs, with a dead one to clear up behind,
-    worker.zadd(keys.HEARTBEATS, {"dead": 0})
-    worker.sadd(keys.acks("dead"), "gone")
+    worker.zadd(keys.ALIVE, {"dead": 0})
+    worker.sadd(keys.fetched("dead"), "gone")
     async with fleet.worker(dead_after_seconds=4):
         # then it does them all.
         await fleet.until(lambda: sorted(seen) == [1, 2, 3] and fleet.left() == 0)
-        await fleet.until(lambda: worker.zscore(keys.HEARTBEATS, "dead") is None)
+        await fleet.until(lambda: worker.zscore(keys.ALIVE, "dead") is None)
 
 
 async def test_the_worker_keeps_its_ledger(broker: Broker, worker: "redis.Redis") -> None:
     client = connect_async(broker.url("worker"), 2)
-    worker.zadd(keys.HEARTBEATS, {"p": time.time() * 1000})
+    worker.zadd(keys.ALIVE, {"p": time.time() * 1000})
     ledger, mail = RedisLedger(client, "p", "account", LedgerOptions()), Entry("c", "s", "message")
     assert await ledger.claim(mail, "p:1") == (Verdict.CLAIMED, 0)
     await ledger.record(mail, "p:1", Sent("250"))

@@ -101,7 +101,7 @@ async def sender(
         ),
         password,
     )
-    queue.zadd(keys.HEARTBEATS, {"p": 1e15})
+    queue.zadd(keys.ALIVE, {"p": 1e15})
     account = Account(client, "tests", "p", max_connections=0, first_pause_seconds=60)
     ledger = RedisLedger(client, "p", "tests", LedgerOptions(limits=(), pause_above_percent=100))
 

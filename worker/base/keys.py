@@ -33,7 +33,16 @@ DELAYED = f"{WAITING}.DQ"
 DELAYED_MESSAGES = f"{DELAYED}.msgs"
 DEAD_LETTERS = f"{WAITING}.XQ"
 DEAD_LETTER_MESSAGES = f"{WAITING}.XQ.msgs"
-HEARTBEATS = f"{QUEUE_NAMESPACE}:__heartbeats__"
+#: Of plain Dramatiq's processes. Ours have keys of their own: any producer whose clock is ahead takes those in here for
+#: dead, and gives their messages back.
+PLAIN_HEARTBEATS = f"{QUEUE_NAMESPACE}:__heartbeats__"
+
+#: ZSET process → ms of its last sign of life (lua/clock.lua).
+ALIVE = "mail:alive"
+#: HASH process → number: what a process asked before it raised it does nothing any more (lua/fetch.lua).
+FENCES = "mail:fences"
+#: HASH: by how many ms the time in Redis is ahead of its clock (lua/clock.lua).
+CLOCK = "mail:clock"
 
 #: LIST of the ids that woke idle processes; the next fetch takes them, whoever's it is. One list for all, since Redis
 #: may still serve a connection whose process is forgotten.
@@ -56,7 +65,7 @@ QUEUE_KEYS = (
     DELAYED_MESSAGES,
     DEAD_LETTERS,
     DEAD_LETTER_MESSAGES,
-    HEARTBEATS,
+    ALIVE,
     DUE,
     LANES,
     CONTROL,
@@ -80,9 +89,9 @@ def bullmq_keys(bullmq: str) -> list[str]:
     return [bullmq or bullmq_own(""), bullmq_own(bullmq)]
 
 
-def acks(process: str) -> str:
+def fetched(process: str) -> str:
     """SET of message ids that a process has fetched and not settled yet."""
-    return f"{QUEUE_NAMESPACE}:__acks__.{process}.{QUEUE}"
+    return f"mail:fetched:{process}"
 
 
 def lane(campaign_id: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -65,6 +66,11 @@ def _prepare(connected: socket.socket, keepalive_options: Any) -> None:
         connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+#: What was a primary goes on as a replica after a failover, and its connections with it: they are closed, so that the
+#: next one is made to whoever is the primary by then.
+_CLOSE_AFTER: list[type[Exception]] = [redis.ReadOnlyError]
+
+
 class CountingBlockingRedis(redis.Redis):
     """Counts the commands that it sends, since Redis may be billed by the command."""
 
@@ -96,6 +102,7 @@ def connect(
         socket_keepalive=True,
         health_check_interval=health_check_interval_seconds,
         retry=Retry(NoBackoff(), 0),
+        retry_on_error=list(_CLOSE_AFTER),
     )
     tls = issubclass(pool.connection_class, redis.SSLConnection)
     pool.connection_class = _BlockingTlsConnection if tls else _BlockingConnection
@@ -135,7 +142,8 @@ def connect_async(
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=socket_timeout_seconds,
         socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
+        retry=AsyncRetry(NoBackoff(), 0),
+        retry_on_error=list(_CLOSE_AFTER),
         **naming,
     )
     tls = issubclass(pool.connection_class, redis.asyncio.SSLConnection)
@@ -170,6 +178,11 @@ def explain(error: redis.RedisError) -> str:
         return (
             "Redis is full: let the workers send what waits there, or raise its maxmemory (on a broker of this project"
             " redis_maxmemory_mb)."
+        )
+    if isinstance(error, redis.ReadOnlyError):
+        return (
+            "Redis is a replica, which takes no changes: after a failover that passes by itself, else let REDIS_URL"
+            " lead to the primary."
         )
     if isinstance(error, redis.TimeoutError):
         return (

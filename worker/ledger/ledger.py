@@ -8,13 +8,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import redis
 import redis.asyncio
 
 from worker.base import keys
 from worker.base.coalesce import Coalescer
+from worker.base.fence import Fence
 from worker.base.redis_client import encodable, explain, script
 from worker.mail.outcomes import Failed, Retry, Sent, Slow, Uncertain
 from worker.mail.pacing import Limit
@@ -147,29 +148,40 @@ class Ledger(Protocol):
 class RedisLedger:
     """The ledger in Redis, as one process and its account see it."""
 
-    def __init__(self, client: "redis.asyncio.Redis", process: str, account: str, options: LedgerOptions) -> None:
+    def __init__(
+        self,
+        client: "redis.asyncio.Redis",
+        process: str,
+        account: str,
+        options: LedgerOptions,
+        fence: Fence | None = None,
+    ) -> None:
+        """
+        Args:
+            fence: shared with the process's queue.
+        """
+        self._fence = fence or Fence(client, process)
+        self._claim_lost = False
         limits = [[limit.mails, limit.window_ms] for limit in options.limits]
         windows = [keys.window(account, limit.window_ms) for limit in options.limits]
         self._claim_keys = [
             keys.CONTROL,
-            keys.HEARTBEATS,
+            keys.ALIVE,
             keys.UNCERTAIN,
             keys.account(account),
             keys.in_flight(account),
             *windows,
         ]
-        self._claim_config = json.dumps(
-            {
-                "process": process,
-                "claim_ms": CLAIM_SECONDS * 1000,
-                "flight_ms": FLIGHT_SECONDS * 1000,
-                "ledger_seconds": LEDGER_SECONDS,
-                "hold": options.hold_uncertain,
-                "idempotent_ms": options.idempotent_seconds * 1000,
-                "limits": limits,
-                "taken": f"{keys.bullmq_own(options.bullmq)}:taken:{process}",
-            }
-        )
+        self._claim_config = {
+            "process": process,
+            "claim_ms": CLAIM_SECONDS * 1000,
+            "flight_ms": FLIGHT_SECONDS * 1000,
+            "ledger_seconds": LEDGER_SECONDS,
+            "hold": options.hold_uncertain,
+            "idempotent_ms": options.idempotent_seconds * 1000,
+            "limits": limits,
+            "taken": f"{keys.bullmq_own(options.bullmq)}:taken:{process}",
+        }
         self._record_keys = [
             *_RECORD_KEYS,
             keys.account(account),
@@ -186,12 +198,12 @@ class RedisLedger:
                 "process": process,
                 "queue": options.bullmq,
                 "own": keys.bullmq_own(options.bullmq),
-                "heartbeats": keys.HEARTBEATS,
+                "alive": keys.ALIVE,
             }
         )
         self._held = 0  # Results that wait for Redis.
-        self._claim_script = client.register_script(script("states", "claim"))
-        self._record_script = client.register_script(script("states", "bullmq", "record"))
+        self._claim_script = client.register_script(script("clock", "states", "claim"))
+        self._record_script = client.register_script(script("clock", "states", "bullmq", "record"))
         self._claims: Coalescer[list[object], tuple[Verdict, int]] = Coalescer(
             self._claim_all, alone_after=redis.ResponseError
         )
@@ -202,7 +214,11 @@ class RedisLedger:
         milliseconds to wait."""
         job = entry.job
         asked = [job.id, job.wanted_again, job.may_have_been_sent] if job else ["", False, False]
-        return await self._claims([entry.for_script(), claimant, *asked])
+        try:
+            return await self._claims([entry.for_script(), claimant, *asked])
+        except redis.RedisError:
+            self._claim_lost = True
+            raise
 
     async def record(self, entry: Entry, claimant: str, result: Result) -> None:
         """Makes the result final (`Uncertain` apart), finishes the job and queues the database update, or gives the
@@ -234,6 +250,10 @@ class RedisLedger:
         held = False
         while True:
             try:
+                if self._claim_lost:
+                    # The claim may arrive after what takes it back.
+                    await self._fence.up()
+                    self._claim_lost = False
                 await self._records(arguments)
                 break
             except redis.RedisError as error:
@@ -250,7 +270,14 @@ class RedisLedger:
                 logger.info("Redis answers again. No result is held any more.")
 
     async def _claim_all(self, mails: list[list[object]]) -> list[tuple[Verdict, int]]:
-        answers = await self._claim_script(keys=self._claim_keys, args=[self._claim_config, json.dumps(mails)])
+        answers: list[Any] = []
+        while not answers:
+            number = self._fence.number
+            config = json.dumps({**self._claim_config, "fence": number})
+            answers = await self._claim_script(keys=self._claim_keys, args=[config, json.dumps(mails)])
+            if not answers and number == self._fence.number:
+                # It was raised in Redis alone, when that answer got lost.
+                await self._fence.up()
         verdicts = (Verdict(verdict.decode()) for verdict in answers[::2])
         return list(zip(verdicts, answers[1::2], strict=True))
 
@@ -279,9 +306,9 @@ def mark_sent(client: "redis.Redis", entry: Entry) -> None:
         "limits": [],
         "queue": "",
         "own": "",
-        "heartbeats": keys.HEARTBEATS,
+        "alive": keys.ALIVE,
     }
-    client.register_script(script("states", "bullmq", "record"))(
+    client.register_script(script("clock", "states", "bullmq", "record"))(
         keys=[*_RECORD_KEYS, keys.account(""), keys.in_flight("")],
         args=[json.dumps(config), json.dumps([[entry.for_script(), "", "s", "", False]])],
     )

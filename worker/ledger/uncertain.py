@@ -37,7 +37,7 @@ class UncertainMails:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
-        self._resend = client.register_script(script("ids", "lanes", "bullmq", "uncertain"))
+        self._resend = client.register_script(script("clock", "ids", "lanes", "bullmq", "uncertain"))
 
     def all(self, campaign_id: str | None = None, subscriber_id: str | None = None) -> Iterator[UncertainMail]:
         """Those of a campaign, of one of its subscribers, or all; the oldest first."""

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  mail:account:NAME              HASH (see claim.lua)
 -- KEYS[2]  mail:account:NAME:connections  HASH process -> open connections
--- KEYS[3]  dramatiq:__heartbeats__        ZSET of living processes
+-- KEYS[3]  mail:alive                     ZSET of living processes
 -- KEYS[4]  mail:account:NAME:wanting      HASH process -> ms since when it has wanted a connection, `:`, and when it
 --                                         asked last
 -- KEYS[5]  mail:account:NAME:words:DIGEST HASH about one reply that different recipients got, for some minutes, of `same`:
@@ -23,8 +23,6 @@
 -- works by now, -2 while the fleet has all that it may have, or others come first; of `stop`, until the next try. Of
 -- `same` a list: fail, again, account or campaign, and the last two with recipients, domains, seconds, and mails that
 -- were accepted.
-local clock = redis.call('TIME')
-local NOW_MS = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local SLOWEST_INTERVAL_MS = 60000
 local SAME_EPISODE_MS = 2000
 -- Who wants a connection asks every second.

@@ -8,15 +8,21 @@
 -- KEYS[17]  PREFIX:QUEUE                 what BullMQ's keys begin with (see bullmq.lua)
 -- KEYS[18]  mail:bullmq:PREFIX:QUEUE     what our keys about it begin with
 -- KEYS[19]  mail:uncertain               HASH mail -> [ms, why, held | resent]
+-- KEYS[20]  dramatiq:__heartbeats__      ZSET of plain Dramatiq's processes by the ms of their own clocks
 -- ARGV[1]   process   ARGV[2]  its name   ARGV[3]  its line for mail:processes
 -- ARGV[4]   ms of silence after which a process is dead; empty: this one can't judge that yet
 -- ARGV[5]   1 if the process has nothing to do
 -- ARGV[6]   Redis commands since the last beat   ARGV[7]  month, as 2026-11
 -- ARGV[8]   ms for which the process listens for jobs if nobody else does   ARGV[9]  seconds that a ledger is kept
+-- ARGV[10]  what NOW_MS was at its last beat, or empty   ARGV[11]  ms since then, by the process's own clock
 --
 -- Returns {ids that wait unsorted, ms until the next delayed message is due or '', dead processes that held messages,
--- 1 if the process is to listen for jobs}.
-redis.call('ZADD', HEARTBEATS, NOW_MS, ARGV[1])
+-- 1 if the process is to listen for jobs, NOW_MS, 1 if the time went on evenly since the last beat}.
+local STEP_MS = 5000
+-- Their clocks may be wrong by minutes.
+local PLAIN_DEAD_AFTER_MS = 1800000
+
+redis.call('ZADD', ALIVE, NOW_MS, ARGV[1])
 redis.call('HSET', KEYS[12], ARGV[2], ARGV[3])
 redis.call('HINCRBY', KEYS[15], ARGV[7], ARGV[6])
 local next_due = promote()
@@ -77,7 +83,7 @@ end
 -- BullMQ's own sweep, which its workers do for each other: what stood in `active` without a lock in two sweeps goes back.
 local function sweep_stalled()
   if redis.call('EXISTS', QUEUE .. 'active') == 0
-    or not redis.call('SET', QUEUE .. 'stalled-check', ms(NOW_MS), 'PX', STALLED_EVERY_MS, 'NX') then
+    or not redis.call('SET', QUEUE .. 'stalled-check', ms(REAL_MS), 'PX', STALLED_EVERY_MS, 'NX') then
     return
   end
   local stalled = QUEUE .. 'stalled'
@@ -89,7 +95,7 @@ local function sweep_stalled()
         redis.call('HSET', job, 'defa', 'job stalled more than allowable limit')
       end
       if paused() then
-        delay(id, NOW_MS, 0)
+        delay(id, REAL_MS, 0)
       else
         redis.call('RPUSH', QUEUE .. 'wait', id)
         redis.call('ZADD', QUEUE .. 'marker', 0, '0')
@@ -105,22 +111,29 @@ local function sweep_stalled()
   end
 end
 
--- Plain producers have a heartbeat too, but never a message in hand.
+-- After a step of the clock everybody looks dead.
+local steady = ARGV[10] == '' or math.abs(NOW_MS - ARGV[10] - ARGV[11]) < STEP_MS
 local dead, holders = {}, 0
-if ARGV[4] ~= '' then
-  dead = redis.call('ZRANGEBYSCORE', HEARTBEATS, '-inf', NOW_MS - ARGV[4])
+if ARGV[4] ~= '' and steady then
+  dead = redis.call('ZRANGEBYSCORE', ALIVE, '-inf', NOW_MS - ARGV[4])
   for _, process in ipairs(dead) do
-    local acks = 'dramatiq:__acks__.' .. process .. '.mail'
-    local held = give_back(acks, redis.call('SMEMBERS', acks), MESSAGES, WAITING)
-    -- A Dramatiq worker of the plain kind holds delayed messages too.
-    acks = acks .. '.DQ'
-    held = held + give_back(acks, redis.call('SMEMBERS', acks), DELAYED_MESSAGES, DELAYED)
+    local fetched = 'mail:fetched:' .. process
+    local held = give_back(fetched, redis.call('SMEMBERS', fetched), MESSAGES, WAITING)
     if has_jobs then
       held = held + orphan_jobs(process)
     end
     holders = holders + (held > 0 and 1 or 0)
     redis.call('HDEL', KEYS[14], process)
-    redis.call('ZREM', HEARTBEATS, process)
+    redis.call('ZREM', ALIVE, process)
+    redis.call('HDEL', 'mail:fences', process)
+  end
+  -- Plain Dramatiq workers look after each other; for the last one nobody would.
+  for _, process in ipairs(redis.call('ZRANGEBYSCORE', KEYS[20], '-inf', REAL_MS - PLAIN_DEAD_AFTER_MS)) do
+    local acks = 'dramatiq:__acks__.' .. process .. '.mail'
+    give_back(acks, redis.call('SMEMBERS', acks), MESSAGES, WAITING)
+    acks = acks .. '.DQ'
+    give_back(acks, redis.call('SMEMBERS', acks), DELAYED_MESSAGES, DELAYED)
+    redis.call('ZREM', KEYS[20], process)
   end
   if #dead > 0 then
     local gone = {}
@@ -134,7 +147,7 @@ if ARGV[4] ~= '' then
       end
     end
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEAD, '-inf', NOW_MS - DEAD_LETTER_SECONDS * 1000, 'LIMIT', 0, 100)) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEAD, '-inf', REAL_MS - DEAD_LETTER_SECONDS * 1000, 'LIMIT', 0, 100)) do
     redis.call('ZREM', DEAD, id)
     redis.call('HDEL', DEAD_MESSAGES, id)
   end
@@ -164,4 +177,4 @@ if has_jobs then
     listens = listen(ARGV[1], ARGV[8], true)
   end
 end
-return { redis.call('LLEN', WAITING), next_due, holders, listens }
+return { redis.call('LLEN', WAITING), next_due, holders, listens, NOW_MS, steady and 1 or 0 }

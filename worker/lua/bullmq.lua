@@ -1,5 +1,5 @@
 -- Shared by all scripts that touch the web app's BullMQ queue: its layout as the majors 5 and 6 have it in common.
--- Stands behind lanes.lua or states.lua, of which it uses NOW_MS, and in front of the script that uses it.
+-- Stands behind clock.lua, and in front of the script that uses it.
 --
 -- BullMQ's own keys, all with `PREFIX:QUEUE:` in front:
 --   ID           HASH name data opts timestamp delay priority; processedOn ats pb atm stc finishedOn returnvalue
@@ -116,7 +116,7 @@ local function promote_jobs()
   if paused() then
     return nil
   end
-  local due = (NOW_MS + 1) * 4096 - 1
+  local due = (REAL_MS + 1) * 4096 - 1
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', QUEUE .. 'delayed', 0, due, 'LIMIT', 0, 500)) do
     redis.call('ZREM', QUEUE .. 'delayed', id)
     if redis.call('EXISTS', QUEUE .. id) == 1 then
@@ -132,7 +132,7 @@ local function promote_jobs()
     end
   end
   local first = redis.call('ZRANGE', QUEUE .. 'delayed', 0, 0, 'WITHSCORES')[2]
-  return first and math.max(math.floor(first / 4096) - NOW_MS, 0)
+  return first and math.max(math.floor(first / 4096) - REAL_MS, 0)
 end
 
 -- Ends a process's hold of a job, which was queued at `timestamp`. False if it isn't the process's any more, or is gone;
@@ -173,9 +173,9 @@ local function queue_next_of(deduplication)
   local wait_ms = tonumber(opts.delay) or 0
   redis.call('SET', QUEUE .. 'de:' .. deduplication, id)
   redis.call('HSET', QUEUE .. id, 'name', stored[1], 'data', stored[2] or '', 'opts', stored[3] or '{}',
-    'timestamp', ms(NOW_MS), 'delay', ms(wait_ms), 'priority', ms(tonumber(opts.priority) or 0), 'deid', deduplication)
+    'timestamp', ms(REAL_MS), 'delay', ms(wait_ms), 'priority', ms(tonumber(opts.priority) or 0), 'deid', deduplication)
   emit('added', id, 'name', stored[1])
-  delay(id, NOW_MS + wait_ms, wait_ms)
+  delay(id, REAL_MS + wait_ms, wait_ms)
 end
 
 -- Removes a finished job, but for one that an operator must decide about.
@@ -192,7 +192,7 @@ end
 local function trim(set, keep)
   local count, age, limit = keep[1], keep[2], keep[3]
   if age >= 0 then
-    local old = redis.call('ZREVRANGEBYSCORE', set, NOW_MS - age * 1000, '-inf', 'LIMIT', 0, limit)
+    local old = redis.call('ZREVRANGEBYSCORE', set, REAL_MS - age * 1000, '-inf', 'LIMIT', 0, limit)
     for _, id in ipairs(old) do
       drop(set, id)
     end
@@ -233,8 +233,8 @@ local function finish_unsafely(id, state, value, keep)
   local attempts = redis.call('HINCRBY', job, 'atm', 1)
   local name = state == 'completed' and 'returnvalue' or 'failedReason'
   if keep[1] ~= 0 then
-    redis.call('ZADD', QUEUE .. state, ms(NOW_MS), id)
-    redis.call('HSET', job, 'finishedOn', ms(NOW_MS))
+    redis.call('ZADD', QUEUE .. state, ms(REAL_MS), id)
+    redis.call('HSET', job, 'finishedOn', ms(REAL_MS))
     if state == 'failed' then
       blame(job, value)
       redis.call('HSET', job, 'mail:again', 1)
@@ -265,8 +265,8 @@ end
 local function finish(id, state, value, keep)
   local ok, problem = pcall(finish_unsafely, id, state, value, keep)
   if not ok and redis.call('EXISTS', QUEUE .. id) == 1 then
-    redis.call('ZADD', QUEUE .. state, ms(NOW_MS), id)
-    redis.call('HSET', QUEUE .. id, 'failedReason', 'its end went wrong: ' .. tostring(problem), 'finishedOn', ms(NOW_MS))
+    redis.call('ZADD', QUEUE .. state, ms(REAL_MS), id)
+    redis.call('HSET', QUEUE .. id, 'failedReason', 'its end went wrong: ' .. tostring(problem), 'finishedOn', ms(REAL_MS))
   end
 end
 
@@ -276,7 +276,7 @@ local function give_back_job(id)
   redis.call('HINCRBY', job, 'ats', -1)
   redis.call('HDEL', job, 'pb', 'processedOn')
   if paused() then
-    delay(id, NOW_MS, 0)
+    delay(id, REAL_MS, 0)
     return
   end
   local priority = tonumber(redis.call('HGET', job, 'priority')) or 0
@@ -294,7 +294,7 @@ end
 local function park(id, campaign)
   redis.call('HDEL', QUEUE .. id, 'pb', 'processedOn')
   redis.call('SADD', OWN .. 'parked:' .. campaign, id)
-  delay(id, NOW_MS + PAST_ALL_MS, PAST_ALL_MS)
+  delay(id, REAL_MS + PAST_ALL_MS, PAST_ALL_MS)
 end
 
 -- Makes up to `most` of a campaign's parked jobs due; returns their number.
@@ -302,9 +302,9 @@ local function unpark(campaign, most)
   local ids = redis.call('SPOP', OWN .. 'parked:' .. campaign, most)
   for _, id in ipairs(ids) do
     -- The app may have removed or promoted it.
-    if (tonumber(redis.call('ZSCORE', QUEUE .. 'delayed', id)) or 0) > (NOW_MS + PAST_ALL_MS / 2) * 4096 then
+    if (tonumber(redis.call('ZSCORE', QUEUE .. 'delayed', id)) or 0) > (REAL_MS + PAST_ALL_MS / 2) * 4096 then
       redis.call('ZREM', QUEUE .. 'delayed', id)
-      delay(id, NOW_MS, 0)
+      delay(id, REAL_MS, 0)
     end
   end
   return #ids

@@ -27,11 +27,11 @@ local function visit()
   local known = redis.call('HMGET', OWN .. 'state', 'since', 'seen')
   since_ms = tonumber(known[1])
   local seen_ms = tonumber(known[2]) or 0
-  if not since_ms or NOW_MS - seen_ms > AWAY_MS then
-    since_ms = NOW_MS
-    redis.call('HSET', OWN .. 'state', 'since', ms(NOW_MS), 'seen', ms(NOW_MS))
-  elseif NOW_MS - seen_ms > 10000 then
-    redis.call('HSET', OWN .. 'state', 'seen', ms(NOW_MS))
+  if not since_ms or REAL_MS - seen_ms > AWAY_MS then
+    since_ms = REAL_MS
+    redis.call('HSET', OWN .. 'state', 'since', ms(REAL_MS), 'seen', ms(REAL_MS))
+  elseif REAL_MS - seen_ms > 10000 then
+    redis.call('HSET', OWN .. 'state', 'seen', ms(REAL_MS))
   end
 end
 
@@ -147,7 +147,7 @@ local function worth_waking()
     return true
   end
   local standing, seen = standing_jobs(), redis.call('HMGET', OWN .. 'state', 'left', 'left_at')
-  local known = tostring(standing) == seen[1] and NOW_MS - (tonumber(seen[2]) or 0) < LOOK_AGAIN_MS
+  local known = tostring(standing) == seen[1] and REAL_MS - (tonumber(seen[2]) or 0) < LOOK_AGAIN_MS
   return free > 0 and standing > 0 and not known
 end
 
@@ -199,7 +199,7 @@ local function take_job(process, name)
         local duration_ms = tonumber(redis.call('HGET', QUEUE .. 'meta', 'duration')) or 1000
         redis.call('PEXPIRE', QUEUE .. 'limiter', ms(math.max(math.floor(math.abs(duration_ms)), 1)))
       end
-      redis.call('HSET', job, 'processedOn', ms(NOW_MS), 'pb', TOKEN_PREFIX .. name)
+      redis.call('HSET', job, 'processedOn', ms(REAL_MS), 'pb', TOKEN_PREFIX .. name)
       redis.call('HINCRBY', job, 'ats', 1)
       emit('active', id, 'prev', 'waiting')
       local started, made, stalled = tonumber(f[4]) or 0, tonumber(f[3]) or 0, tonumber(f[5]) or 0
@@ -223,7 +223,7 @@ local function put_back_foreign()
     end
   end
   if #foreign > 0 then
-    redis.call('HSET', OWN .. 'state', 'foreign', #foreign, 'left', standing_jobs(), 'left_at', ms(NOW_MS))
+    redis.call('HSET', OWN .. 'state', 'foreign', #foreign, 'left', standing_jobs(), 'left_at', ms(REAL_MS))
   elseif redis.call('HEXISTS', OWN .. 'state', 'foreign') == 1 then
     redis.call('HDEL', OWN .. 'state', 'foreign', 'left', 'left_at')
   end

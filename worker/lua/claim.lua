@@ -1,7 +1,7 @@
 -- Claims mails just before they go out, if their campaign, the ledger and the account's limits let them.
 --
 -- KEYS[1]   mail:control                     HASH campaign -> paused:REASON | cancelled:REASON
--- KEYS[2]   dramatiq:__heartbeats__          ZSET of living processes
+-- KEYS[2]   mail:alive                       ZSET of living processes
 -- KEYS[3]   mail:uncertain                   HASH mail -> [ms, why, held | resent | given up]
 -- KEYS[4]   mail:account:NAME                HASH: stopped, stopped_kind, stopped_until, stopped_at, pause_ms: the
 --                                            provider refused the account;
@@ -11,7 +11,7 @@
 --                                            granted_at, busy_since: the last mail, and the first without a long break
 -- KEYS[5]   mail:account:NAME:flight         ZSET claimant -> ms of its claim
 -- KEYS[6…]  mail:account:NAME:window:MS      LIST of times in ms, one key for each limit
--- ARGV[1]   JSON {process, claim_ms, flight_ms, ledger_seconds, hold, idempotent_ms, limits: [[mails, ms], …], taken: the key of the
+-- ARGV[1]   JSON {process, fence (see fetch.lua), claim_ms, flight_ms, ledger_seconds, hold, idempotent_ms, limits: [[mails, ms], …], taken: the key of the
 --           BullMQ jobs that the process has taken (see bullmq.lua)}
 -- ARGV[2]   JSON [[mail, claimant, job, wanted again, may have been sent], …]; see states.lua. The last three are of a
 --           BullMQ job, or its id is empty.
@@ -19,7 +19,7 @@
 -- A limit of N mails in a window holds wherever one measures it between claim and result: a mail takes its place with
 -- the claim, and leaves it a window's length after its result (lua/record.lua).
 --
--- Returns verdict and ms to wait in turn:
+-- Returns nothing if it comes late, or verdict and ms to wait in turn:
 --   claimed    the mail is the caller's to send
 --   uncertain  likewise, but an earlier try may have been accepted
 --   held       an earlier try may have been accepted: it waits for an operator
@@ -28,6 +28,9 @@
 --   paused, cancelled   its campaign is
 --   wait       the account may not send now
 local config, mails = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
+if (tonumber(redis.call('HGET', 'mail:fences', config.process)) or 0) ~= config.fence then
+  return {}
+end
 local RECOVER_EVERY_MS = 10000
 local IDLE_MS = 5000
 

@@ -2,17 +2,23 @@
 -- has any. BullMQ's queue is one lane of the normal priority; within it BullMQ's order holds, but where its two ends are
 -- of different campaigns, these take turns.
 --
--- KEYS[12]  dramatiq:__acks__.PROCESS.mail  SET of ids that the process has fetched and not settled yet
+-- KEYS[12]  mail:fetched:PROCESS            SET of ids that the process has fetched and not settled yet
 -- KEYS[13]  mail:woken                      LIST of ids that woke idle processes
 -- KEYS[14]  PREFIX:QUEUE                    what BullMQ's keys begin with (see bullmq.lua)
 -- KEYS[15]  mail:bullmq:PREFIX:QUEUE        what our keys about it begin with
 -- ARGV[1]   process   ARGV[2]  messages and jobs wanted   ARGV[3]  bytes after which no further one is taken
 -- ARGV[4]   ids to sort into lanes at the most   ARGV[5]  jobs wanted at the most   ARGV[6]  the process's name
--- ARGV[7]   ms for which the process listens for jobs if nobody else does
+-- ARGV[7]   ms for which the process listens for jobs if nobody else does   ARGV[8]  its fence
 --
--- Returns {ids and messages in turn, jobs (see bullmq_take.lua), ids left to sort, ms until the next delayed message is
+-- A call may arrive after its process has given it up: what it took would be nobody's. So the process raises its fence
+-- (mail:fences, HASH process -> number) whenever an answer got lost, and a call with another number does nothing.
+--
+-- Returns nothing if it comes late, or {ids and messages in turn, jobs (see bullmq_take.lua), ids left to sort, ms until the next delayed message is
 -- due or '', 1 if the process is to listen for jobs}.
-redis.call('ZADD', HEARTBEATS, NOW_MS, ARGV[1])
+if (redis.call('HGET', 'mail:fences', ARGV[1]) or '0') ~= ARGV[8] then
+  return false
+end
+redis.call('ZADD', ALIVE, NOW_MS, ARGV[1])
 local next_due = promote()
 for _, id in ipairs(redis.call('LPOP', KEYS[13], 1000) or {}) do
   sort(id)

@@ -5,7 +5,7 @@
 -- KEYS[2]   mail:bullmq:PREFIX:QUEUE   what our keys about it begin with
 -- KEYS[3]   mail:uncertain:msgs        HASH mail -> what is held
 -- KEYS[4]   dramatiq:mail              LIST of ids in the order in which producers queued them
--- KEYS[5]   dramatiq:__heartbeats__    ZSET of living processes
+-- KEYS[5]   mail:alive                 ZSET of living processes
 -- KEYS[6]   mail:control               HASH campaign -> paused:REASON | cancelled:REASON
 -- ARGV[1]   process
 -- ARGV[2]   JSON [[what to do, id, timestamp, …], …], with mails as in states.lua and what to keep as in bullmq.lua:
@@ -44,7 +44,7 @@ local function put_off(id, wait_ms, spent)
   else
     redis.call('HINCRBY', QUEUE .. id, 'ats', -1)
   end
-  delay(id, NOW_MS + wait_ms, wait_ms)
+  delay(id, REAL_MS + wait_ms, wait_ms)
 end
 
 local actions = {

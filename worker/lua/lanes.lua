@@ -1,4 +1,4 @@
--- Shared by fetch, beat, settle and control: where messages wait. Stands in front of each of them, behind ids.lua.
+-- Shared by fetch, beat, settle and control: where messages wait. Stands in front of each of them, behind clock.lua and ids.lua.
 --
 -- Dramatiq's own keys; producers that know Dramatiq alone work unchanged:
 -- KEYS[1]   dramatiq:mail             LIST of ids in the order in which producers queued them
@@ -7,8 +7,8 @@
 -- KEYS[4]   dramatiq:mail.DQ.msgs     HASH id -> message
 -- KEYS[5]   dramatiq:mail.XQ          ZSET of dead ids by time in ms
 -- KEYS[6]   dramatiq:mail.XQ.msgs     HASH id -> message
--- KEYS[7]   dramatiq:__heartbeats__   ZSET of processes by Redis's time in ms
 -- and this package's:
+-- KEYS[7]   mail:alive                ZSET of processes by the ms of their last sign of life
 -- KEYS[8]   mail:due                  ZSET of delayed ids by the time in ms at which they are due
 -- KEYS[9]   mail:lanes                prefix of the ZSETs :high, :normal, :low of campaigns by messages taken
 -- KEYS[10]  mail:control              HASH campaign -> paused:REASON | cancelled:REASON
@@ -16,7 +16,7 @@
 -- Made of names that are found on the way:
 --   mail:lane:CAMPAIGN  LIST of ids;  mail:counts:CAMPAIGN  HASH;  mail:dead:ID  STRING, a dead letter's reason
 local WAITING, MESSAGES, DELAYED, DELAYED_MESSAGES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local DEAD, DEAD_MESSAGES, HEARTBEATS = KEYS[5], KEYS[6], KEYS[7]
+local DEAD, DEAD_MESSAGES, ALIVE = KEYS[5], KEYS[6], KEYS[7]
 local DUE, LANES, CONTROL, PRIORITIES = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local CLASSES = { 'high', 'normal', 'low' }
 -- As worker/queue/producer.py has it: a process would have to hold several copies of it at a time.
@@ -27,13 +27,11 @@ local SORT_BYTES = 5000000
 local LATEST = 100
 local SINGLE_BYTES = 100000
 
-local clock = redis.call('TIME')
-local NOW_MS = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function bury(id, messages, reason)
   local data = redis.call('HGET', messages, id)
   if data then
-    redis.call('ZADD', DEAD, NOW_MS, id)
+    redis.call('ZADD', DEAD, REAL_MS, id)
     redis.call('HSET', DEAD_MESSAGES, id, data)
     redis.call('SET', 'mail:dead:' .. id, reason, 'EX', DEAD_LETTER_SECONDS)
     redis.call('HDEL', messages, id)
@@ -150,7 +148,7 @@ local function promote()
       local options = decode(data).options
       local eta = type(options) == 'table' and tonumber(options.eta)
       -- Not a number, infinite, or so late that it overflows: now.
-      redis.call('ZADD', DUE, eta and eta > 0 and eta < 1e15 and eta or NOW_MS, id)
+      redis.call('ZADD', DUE, eta and eta > 0 and eta < 1e15 and eta + NOW_MS - REAL_MS or NOW_MS, id)
     end
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', NOW_MS, 'LIMIT', 0, 100)) do

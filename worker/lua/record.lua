@@ -94,7 +94,7 @@ for _, item in ipairs(results) do
       write_state(mail, 'c', '-', config.ledger_seconds, since_ms)
     end
   elseif result == 'f' and claimant == '' and kind == 'c'
-    and redis.call('ZSCORE', config.heartbeats, string.match(detail, '^[^:]*')) then
+    and redis.call('ZSCORE', config.alive, string.match(detail, '^[^:]*')) then
     -- A second message of a mail that is being sent right now is broken: the first one's result counts.
   elseif kind ~= 's' and kind ~= 'f' and (kind ~= 'g' or result == 's') then
     write_state(mail, result, words, config.ledger_seconds)
@@ -118,7 +118,7 @@ for _, item in ipairs(results) do
       if mail[1] ~= '' then
         if not recorded and result ~= 'g' then
           redis.call('XADD', KEYS[1], '*', 'campaign', mail[1], 'subscriber', mail[2], 'result', result,
-            'at', whole(NOW_MS), 'words', result == 'f' and words or '')
+            'at', whole(REAL_MS), 'words', result == 'f' and words or '')
         end
         local control = redis.call('HGET', KEYS[4], mail[1])
         if not control or string.sub(control, 1, 9) ~= 'cancelled' then

@@ -18,7 +18,7 @@ for place_in_list, item in ipairs(cjson.decode(ARGV[3])) do
   if read_state(mail) == 'f' and (id == '' or (queue and redis.call('ZREM', QUEUE .. 'failed', id) == 1)) then
     if id ~= '' then
       redis.call('HDEL', QUEUE .. id, 'finishedOn', 'processedOn', 'failedReason', 'atm', 'ats')
-      delay(id, NOW_MS, 0)
+      delay(id, REAL_MS, 0)
     end
     redis.call('HDEL', place(mail))
     count(mail, 'failed', -1, seconds)

@@ -1,6 +1,6 @@
 -- Settles messages that a process holds. One that isn't the process's any more (it was taken for dead) is left alone.
 --
--- KEYS[12]  dramatiq:__acks__.PROCESS.mail  SET of ids that the process has fetched and not settled yet
+-- KEYS[12]  mail:fetched:PROCESS            SET of ids that the process has fetched and not settled yet
 -- KEYS[13]  mail:uncertain:msgs             HASH mail -> message that is held
 -- KEYS[14]  mail:woken                      LIST of ids that woke idle processes
 -- ARGV      five for each message: what to do, id, and three more by what is to be done:

@@ -1,4 +1,4 @@
--- Shared by claim, record and uncertain: what the ledger holds. Stands in front of each of them.
+-- Shared by claim, record and uncertain: what the ledger holds. Stands in front of each of them, behind clock.lua.
 --
 --   mail:ledger:CAMPAIGN  HASH subscriber -> state;  mail:single:ID likewise, for a mail outside any campaign
 --   mail:counts:CAMPAIGN  HASH sent | failed | uncertain | given_up | cancelled -> number of mails
@@ -7,8 +7,6 @@
 --   g given up: the last try is uncertain, too   (detail: the server's words)
 -- A mail is given as {campaign, subscriber, identity, name}; campaign and subscriber are empty outside any campaign, and
 -- the name is the mail's field in mail:uncertain.
-local clock = redis.call('TIME')
-local NOW_MS = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
 local function whole(number)
   return string.format('%.0f', number)
@@ -31,7 +29,7 @@ end
 
 local function write_state(mail, kind, detail, seconds, since_ms)
   local key, field = place(mail)
-  redis.call('HSET', key, field, kind .. ':' .. whole(since_ms or NOW_MS) .. ':' .. detail)
+  redis.call('HSET', key, field, kind .. ':' .. whole(since_ms or (kind == 'c' and NOW_MS or REAL_MS)) .. ':' .. detail)
   redis.call('EXPIRE', key, seconds)
 end
 
@@ -45,6 +43,6 @@ end
 
 -- Lists a mail for `mail-worker uncertain`; `held`, `resent` when it will be sent once more, or `given up`.
 local function list_uncertain(mail, listed, why, resolution, seconds)
-  redis.call('HSET', listed, mail[4], cjson.encode({ NOW_MS, why, resolution }))
+  redis.call('HSET', listed, mail[4], cjson.encode({ REAL_MS, why, resolution }))
   count(mail, 'uncertain', 1, seconds)
 end

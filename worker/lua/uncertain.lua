@@ -18,7 +18,7 @@ if job then
     return 0 -- Its app has removed it, or tried it again.
   end
   redis.call('HDEL', QUEUE .. job.id, 'finishedOn', 'processedOn', 'failedReason', 'mail:held')
-  delay(job.id, NOW_MS, 0)
+  delay(job.id, REAL_MS, 0)
 end
 local state = redis.call('HGET', KEYS[14], ARGV[2])
 if state and string.sub(state, 1, 1) == 'u' then

@@ -70,6 +70,8 @@ def check_redis(settings: Settings) -> str:
                 f"Redis may throw queued mails away when its memory is full (maxmemory-policy is {policy}):"
                 " set it to noeviction, or on Upstash turn eviction off."
             )
+        if info.get("role") == "slave":
+            raise MailWorkerError("Redis is a replica, which takes no changes: let REDIS_URL lead to the primary.")
         connection = client.connection_pool.connection_kwargs
         return f"{connection.get('host')}:{connection.get('port')}, version {version}"
     finally:

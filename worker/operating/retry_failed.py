@@ -43,7 +43,7 @@ class FailedMails:
         self._client = client
         self._campaign_id = campaign_id
         self._bullmq = bullmq
-        self._reopen = client.register_script(script("states", "bullmq", "reopen"))
+        self._reopen = client.register_script(script("clock", "states", "bullmq", "reopen"))
 
     @property
     def is_cancelled(self) -> bool:

@@ -92,7 +92,7 @@ def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit], bu
         redis.RedisError: Redis is away.
     """
     # Dramatiq's own count would register a heartbeat for a process that isn't there.
-    heartbeats: Any = client.zrange(keys.HEARTBEATS, 0, -1)
+    heartbeats: Any = client.zrange(keys.ALIVE, 0, -1)
     with client.pipeline(transaction=False) as pipeline:
         pipeline.hlen(keys.MESSAGES)
         pipeline.hlen(keys.DELAYED_MESSAGES)
@@ -107,7 +107,7 @@ def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit], bu
         pipeline.smembers(keys.OPEN_CAMPAIGNS)
         pipeline.hgetall(keys.CONTROL)
         for process in heartbeats:
-            pipeline.scard(keys.acks(process.decode()))
+            pipeline.scard(keys.fetched(process.decode()))
         answers: list[Any] = pipeline.execute()
     messages, delayed, dead, held, *heads, outbox, parked, parked_campaigns, commands, campaign_ids, control = answers[
         :12
@@ -201,7 +201,8 @@ def _show_bullmq(view: BullView) -> Iterator[str]:
 
 def _account(client: "redis.Redis", name: str, limits: Sequence[Limit]) -> AccountStatus:
     now_s, now_us = client.time()
-    now_ms = int(now_s) * 1000 + int(now_us) // 1000
+    ahead: Any = client.hget(keys.CLOCK, "ahead")
+    now_ms = int(now_s) * 1000 + int(now_us) // 1000 + int(ahead or 0)
     stored: Any = client.hgetall(keys.account(name))
     fields = {field.decode(): value.decode() for field, value in stored.items()}
     periods = now_ms // 10_000 - int(float(fields.get("period", 0)))

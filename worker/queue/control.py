@@ -45,7 +45,7 @@ class AsyncControl:
     """What a worker process does."""
 
     def __init__(self, client: "redis.asyncio.Redis") -> None:
-        self._script = client.register_script(script("ids", "lanes", "bullmq", "control"))
+        self._script = client.register_script(script("clock", "ids", "lanes", "bullmq", "control"))
 
     async def pause(self, campaign_id: str, reason: str) -> None:
         """Pauses a campaign because of `reason`, and says so once."""
@@ -78,7 +78,7 @@ class Control:
         self._client = client
         self._keys = _keys(bullmq)
         self._bullmq = bullmq
-        self._script = client.register_script(script("ids", "lanes", "bullmq", "control"))
+        self._script = client.register_script(script("clock", "ids", "lanes", "bullmq", "control"))
 
     def pause(self, campaign_id: str) -> bool:
         """Stops taking its messages; False if it was paused or cancelled before."""

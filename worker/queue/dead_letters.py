@@ -29,7 +29,7 @@ class DeadLetters:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
-        self._revive = client.register_script(script("ids", "lanes", "revive"))
+        self._revive = client.register_script(script("clock", "ids", "lanes", "revive"))
 
     def all(self) -> Iterator[DeadLetter]:
         """The oldest first."""

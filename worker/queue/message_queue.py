@@ -4,6 +4,7 @@ Dramatiq's own consumer polls, takes back a dead process's messages by chance, a
 scripts keep its keys, its message format and its producers, and do these three things in Redis, on Redis's clock."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import redis
 
 from worker.base import keys
 from worker.base.coalesce import Coalescer
+from worker.base.fence import Fence
 from worker.base.redis_client import CountingRedis, script
 from worker.ledger.ledger import LEDGER_SECONDS
 from worker.queue.bullmq import BullJob
@@ -44,12 +46,14 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a heartbeat found: the same as in `Fetched`, and the number of dead processes whose messages came back."""
+    """What a heartbeat found: the same as in `Fetched`, the number of dead processes whose messages came back, and
+    whether Redis's time went on as the process's own did since its last beat."""
 
     unsorted: int
     due_seconds: float | None
     dead: int
     listens: bool
+    steady: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class MessageQueue:
         account: str,
         bullmq: str = "",
         *,
+        fence: Fence | None = None,
         listening_seconds: float = 60.0,
     ) -> None:
         """
@@ -81,15 +86,18 @@ class MessageQueue:
             process: an id of this process's run; supervisord's name of it comes again, this one doesn't.
             name: that name.
             bullmq: BullMQ's queue, `PREFIX:QUEUE`; empty without one.
+            fence: shared with the process's ledger.
             listening_seconds: after so long without a beat another process listens for BullMQ's jobs.
         """
         self._waiting_client = waiting_client
         self._process = process
         self._name = name
+        self._fence = fence or Fence(client, process)
+        self._last_beat: tuple[int, float] | None = None
         self._listening_ms = int(listening_seconds * 1000)
         self._job_keys = keys.bullmq_keys(bullmq)
         self._reported_commands = 0
-        self._acks = keys.acks(process)
+        self._fetched = keys.fetched(process)
         self._beat_keys = [
             *keys.QUEUE_KEYS,
             keys.PROCESSES,
@@ -99,11 +107,12 @@ class MessageQueue:
             keys.WOKEN,
             *self._job_keys,
             keys.UNCERTAIN,
+            keys.PLAIN_HEARTBEATS,
         ]
-        self._fetch = client.register_script(script("ids", "lanes", "bullmq", "bullmq_take", "fetch"))
-        self._beat = client.register_script(script("ids", "lanes", "states", "bullmq", "bullmq_take", "beat"))
-        self._settle = client.register_script(script("ids", "lanes", "settle"))
-        self._sort = client.register_script(script("ids", "lanes", "sort"))
+        self._fetch = client.register_script(script("clock", "ids", "lanes", "bullmq", "bullmq_take", "fetch"))
+        self._beat = client.register_script(script("clock", "ids", "lanes", "states", "bullmq", "bullmq_take", "beat"))
+        self._settle = client.register_script(script("clock", "ids", "lanes", "settle"))
+        self._sort = client.register_script(script("clock", "ids", "lanes", "sort"))
         self._client = client
         self._settlements: Coalescer[Settlement, None] = Coalescer(
             self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
@@ -111,10 +120,25 @@ class MessageQueue:
 
     async def fetch(self, wanted: int, jobs_wanted: int) -> Fetched:
         """Takes up to `wanted` messages and jobs, at once; up to `jobs_wanted` of them are BullMQ's jobs."""
-        taken, jobs, unsorted, due_ms, listens = await self._fetch(
-            keys=[*keys.QUEUE_KEYS, self._acks, keys.WOKEN, *self._job_keys],
-            args=[self._process, wanted, FETCH_BYTES, SORT_AT_ONCE, jobs_wanted, self._name, self._listening_ms],
-        )
+        args: list[str | int] = [
+            self._process,
+            wanted,
+            FETCH_BYTES,
+            SORT_AT_ONCE,
+            jobs_wanted,
+            self._name,
+            self._listening_ms,
+        ]
+        answer = None
+        while answer is None:
+            number = self._fence.number
+            answer = await self._fetch(
+                keys=[*keys.QUEUE_KEYS, self._fetched, keys.WOKEN, *self._job_keys], args=[*args, number]
+            )
+            if answer is None and number == self._fence.number:
+                # It was raised in Redis alone, when that answer got lost.
+                await self._fence.up()
+        taken, jobs, unsorted, due_ms, listens = answer
         messages = [(identity.decode(*_IDS), data) for identity, data in zip(taken[::2], taken[1::2], strict=True)]
         return Fetched(messages, [BullJob.read(job) for job in jobs], unsorted, _seconds(due_ms), listens == 1)
 
@@ -145,7 +169,9 @@ class MessageQueue:
             idle: lanes with messages in them wake the idle processes.
         """
         commands = self._client.commands + self._waiting_client.commands
-        unsorted, due_ms, dead, listens = await self._beat(
+        began = time.monotonic()
+        last_ms, last_at = self._last_beat or ("", began)
+        unsorted, due_ms, dead, listens, now_ms, steady = await self._beat(
             keys=self._beat_keys,
             args=[
                 self._process,
@@ -157,31 +183,36 @@ class MessageQueue:
                 this_month(),
                 self._listening_ms,
                 LEDGER_SECONDS,
+                last_ms,
+                int((began - last_at) * 1000),
             ],
         )
+        self._last_beat = (now_ms, began)
         self._reported_commands = commands
-        return Beat(unsorted, _seconds(due_ms), dead, listens == 1)
+        return Beat(unsorted, _seconds(due_ms), dead, listens == 1, steady == 1)
 
     async def settle(self, settlement: Settlement) -> None:
         """Ends a message, together with others."""
         await self._settlements(settlement)
 
     async def give_back_all_but(self, known: "set[str]") -> None:
-        """Gives back what was fetched by a call whose answer was lost."""
+        """Gives back what was fetched by a call whose answer was lost; if it hasn't arrived yet, it will do nothing."""
+        await self._fence.up()
         await self._settle_all([Settlement("stranded", "", (" ".join(known).encode(*_IDS),))])
 
     async def leave(self) -> None:
         """Gives back what is left, and takes this process off the list of the living."""
         await self._settlements.flush()
         await self.give_back_all_but(set())
-        await self._client.zrem(keys.HEARTBEATS, self._process)
+        await self._client.zrem(keys.ALIVE, self._process)
+        await self._client.hdel(keys.FENCES, self._process)
 
     async def _settle_all(self, settlements: list[Settlement]) -> list[None]:
         args: list[Any] = []
         for settlement in settlements:
             values = (*settlement.values, "", "", "")[:3]
             args += [settlement.action, settlement.redis_message_id.encode(*_IDS), *values]
-        await self._settle(keys=[*keys.QUEUE_KEYS, self._acks, keys.HELD_MESSAGES, keys.WOKEN], args=args)
+        await self._settle(keys=[*keys.QUEUE_KEYS, self._fetched, keys.HELD_MESSAGES, keys.WOKEN], args=args)
         return [None] * len(settlements)
 
 

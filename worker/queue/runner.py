@@ -287,7 +287,7 @@ class MailWorker(dramatiq.Worker):
         in_hand = self._in_hand or self._jobs_in_hand
         idle = self._wait is not None and not in_hand and self._gate.seconds == 0
         beat = await self._queue.beat(self._describe(), self._dead_after_ms(now), idle=idle)
-        if self._beating_since is None:
+        if self._beating_since is None or not beat.steady:
             self._beating_since = now
         self._last_beat = now
         self._next_due(beat.due_seconds)

@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 def _keys(name: str) -> list[str]:
-    return [keys.account(name), keys.connections(name), keys.HEARTBEATS, keys.wanting(name)]
+    return [keys.account(name), keys.connections(name), keys.ALIVE, keys.wanting(name)]
 
 
 def resume_account(client: "redis.Redis", name: str) -> None:
     """What `Account.resume` does, for a command."""
-    client.register_script(script("account"))(keys=_keys(name), args=["resume"])
+    client.register_script(script("clock", "account"))(keys=_keys(name), args=["resume"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Account:
         self._first_pause_seconds = first_pause_seconds
         self._keys = _keys(name)
         self._reported, self._reported_at = "", 0.0
-        self._script = client.register_script(script("account"))
+        self._script = client.register_script(script("clock", "account"))
 
     async def slow_down(self, after_ms: int) -> None:
         """The provider wants less speed, and says nothing or when to come back."""

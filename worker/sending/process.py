@@ -11,6 +11,7 @@ from uuid import uuid4
 import redis
 import uvloop
 
+from worker.base.fence import Fence
 from worker.base.redis_client import connect, connect_async, explain
 from worker.base.settings import Settings
 from worker.ledger.ledger import LedgerOptions, RedisLedger
@@ -62,6 +63,7 @@ async def _run(settings: Settings) -> None:
         return
     gate = Gate(stopping)
     transport = make_transport(settings, account)
+    fence = Fence(client, process)
     ledger = RedisLedger(
         client,
         process,
@@ -73,6 +75,7 @@ async def _run(settings: Settings) -> None:
             pause_above_percent=settings.pause_above_percent,
             bullmq=settings.bullmq,
         ),
+        fence,
     )
     control = AsyncControl(client)
     delivery = Delivery(
@@ -103,6 +106,7 @@ async def _run(settings: Settings) -> None:
             name,
             account_name(settings),
             settings.bullmq,
+            fence=fence,
             listening_seconds=2 * rhythm.dead_after_seconds,
         ),
         gate,
