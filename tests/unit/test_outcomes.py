@@ -1,12 +1,14 @@
 """What replies mean, and when to try again."""
 
 import csv
+import time
 from pathlib import Path
 
 import pytest
 
-from worker.mail.outcomes import Reply, Stage, classify_smtp, is_hard_bounce
+from worker.mail.outcomes import Reply, Stage, classify_smtp, is_hard_bounce, is_of_one_mail
 from worker.mail.retry import LONGEST_DELAY_MS, retry_delay_ms, tries_within
+from worker.mail.same_words import same_words
 
 with Path(__file__).with_name("smtp_replies.csv").open(encoding="utf-8", newline="") as file:
     REPLIES = list(csv.DictReader(file))
@@ -148,3 +150,13 @@ def test_no_hours_are_one_try() -> None:
 )
 def test_a_hard_bounce_names_a_mailbox_that_is_not_there(words: str, bounced: bool) -> None:
     assert is_hard_bounce(words) is bounced
+
+
+@pytest.mark.parametrize("words", ["you ", "sender rate ", "exceeded ", "a", "too many ", "user x x x ", "domain "])
+def test_a_book_of_a_reply_is_read_in_no_time(words: str) -> None:
+    began = time.perf_counter()
+    text = words * (64_000 // len(words))
+    classify_smtp(550, text, Stage.CONTENT)
+    is_of_one_mail(f"550 {text[:300]}")
+    same_words(f"550 {text[:300]}")
+    assert time.perf_counter() - began < 0.1
