@@ -21,8 +21,8 @@
 --
 -- Returns ms to wait: of `connect`, 0 when one more connection may be opened, -1 when it tells whether a refused login
 -- works by now, -2 while the fleet has all that it may have, or others come first; of `stop`, until the next try. Of
--- `same` a list: fail, again, account or campaign, and the last two with recipients, domains, seconds, and mails that
--- were accepted.
+-- `same` a list: fail, again, account or campaign, and the last two with recipients, domains, seconds, mails that were
+-- accepted, and the reply, as they were when the account was paused.
 local SLOWEST_INTERVAL_MS = 60000
 local SAME_EPISODE_MS = 2000
 -- Who wants a connection asks every second.
@@ -130,7 +130,7 @@ local function judge(reply, first_ms, longest_ms, recipient, domain, campaign, o
     local few = s.number_of_domains >= FEW_RECIPIENTS and accepted <= s.recipients
     local many = s.recipients >= MANY_RECIPIENTS and accepted * 4 <= s.recipients
     if (few or many) and not others then
-      s.told = { s.recipients, s.number_of_domains, math.max(math.ceil((NOW_MS - s.at) / 1000), 1), accepted }
+      s.told = { s.recipients, s.number_of_domains, math.max(math.ceil((NOW_MS - s.at) / 1000), 1), accepted, reply }
       stop(reply, first_ms, longest_ms, 'sending')
       answer = { 'account', unpack(s.told) }
     elseif known >= MOST_KNOWN or (before_ms and NOW_MS - before_ms >= DOUBT_MS) then

@@ -32,19 +32,21 @@ def resume_account(client: "redis.Redis", name: str) -> None:
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """Whose matter a refusal is: this mail's (`fail`), nobody's that is known yet (`again`), the account's, or its
-    campaign's. The numbers are of those who got the same words, in so many seconds, in which others were accepted."""
+    campaign's. Then it says how many got the same reply, within so many seconds in which others were accepted."""
 
     verdict: Literal["fail", "again", "account", "campaign"]
     recipients: int = 0
     domains: int = 0
     seconds: int = 0
     accepted: int = 0
+    reply: bytes = b""
 
-    def sentence(self, words: str) -> str:
-        """What is said of the account or the campaign."""
+    @property
+    def sentence(self) -> str:
+        """What is said of the account or the campaign; the same until it's over."""
         return (
             f"{self.recipients} recipients in {self.domains} domains were refused with the same words within"
-            f" {self.seconds} s, and {self.accepted} mails accepted ({words})"
+            f" {self.seconds} s, and {self.accepted} mails accepted ({self.reply.decode(errors='replace')})"
         )
 
 
@@ -102,11 +104,11 @@ class Account:
             return Judgement("fail")
         domain = recipient.rpartition("@")[2]
         whose: list[str | int] = [_digest(recipient), _digest(domain), campaign_id or "", int(others_accepted)]
-        verdict, *numbers = await self._script(
+        verdict, *told = await self._script(
             keys=[*self._keys, keys.same_words(self._name, _digest(words))],
             args=["same", encodable(reply), *self._pauses_ms(), *whose],
         )
-        return Judgement(cast("Literal['fail', 'again', 'account', 'campaign']", verdict.decode()), *numbers)
+        return Judgement(cast("Literal['fail', 'again', 'account', 'campaign']", verdict.decode()), *told)
 
     async def resume(self) -> None:
         """Forgets pauses and slow-downs: the next mail tries at once."""

@@ -224,13 +224,9 @@ class Delivery:
         )
         match judgement.verdict:
             case "account":
-                raise AccountRefused(
-                    f"The account's matter, by all signs: {judgement.sentence(outcome.reason)}.", "sending"
-                )
+                raise AccountRefused(f"The account's matter, by all signs: {judgement.sentence}.", "sending")
             case "campaign":
-                return CampaignRefused(
-                    f"its mails are refused, and others aren't: {judgement.sentence(outcome.reason)}"
-                )
+                return CampaignRefused(f"its mails are refused, and others aren't: {judgement.sentence}")
             case "again":
                 return Doubtful(outcome.reason)
             case "fail":
