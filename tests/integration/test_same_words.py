@@ -33,8 +33,11 @@ NUMBERS = itertools.count()
 class Sender:
     """One process that sends over one account."""
 
-    def __init__(self, server: SmtpServer, start: Callable[[], Delivery], queue: redis.Redis, name: str) -> None:
+    def __init__(
+        self, server: SmtpServer, start: Callable[[], Delivery], client: CountingRedis, queue: redis.Redis, name: str
+    ) -> None:
         self.server = server
+        self.client = client
         self._start = start
         self._delivery = start()
         self._queue = queue
@@ -67,6 +70,7 @@ class Sender:
     def pass_time(self) -> None:
         """The pause is over, and doubtful mails have waited."""
         self._queue.hset(keys.account(self._name), "stopped_until", 0)
+        self._queue.hdel(keys.account(self._name), "hold_until", "interval_ms")
         for key in self._queue.scan_iter(match=keys.same_words(self._name, "*")):
             fields: Any = self._queue.hkeys(key)
             for field in fields:
@@ -110,7 +114,7 @@ async def sender(
         gate = Gate(asyncio.Event())
         return Delivery(transport, ledger, account, gate, AsyncControl(client), "p", options)
 
-    yield Sender(server, start, queue, "tests")
+    yield Sender(server, start, client, queue, "tests")
     await transport.close()
     await server.stop()
 
@@ -144,6 +148,20 @@ async def test_a_quota_in_unknown_words_fails_nobody(sender: Sender) -> None:
     assert kinds([await sender.send(to) for to in refused]) == [Done] * 12
     assert sender.failed() == 0
     assert len(sender.server.accepted) == 22
+
+
+async def test_a_server_that_refuses_every_other_mail_fails_nobody(sender: Sender) -> None:
+    recipients = [f"ann@half{number}.example" for number in range(20)]
+    for _ in range(2):
+        sender.server.replies["CONTENT"] = PROHIBITED
+        found = kinds([await sender.send(to) for to in recipients[:5]])
+        assert found == [Later] * 4 + [Back]
+        assert sender.slowed
+        del sender.server.replies["CONTENT"]
+        sender.pass_time()
+        sender.start()
+        assert await sender.send(recipients.pop()) == Done()
+    assert (sender.failed(), sender.stopped) == (0, None)
 
 
 async def test_many_dead_mailboxes_are_their_own_matter(sender: Sender) -> None:
@@ -220,6 +238,15 @@ async def test_a_sender_that_is_refused_pauses_its_campaign(sender: Sender, queu
     assert await sender.send("ann@example.org", None) == Done()
     del sender.server.replies["MAIL"]
     assert kinds(await sender.send_to_domains(2, "other")) == [Done] * 2
+
+
+async def test_a_cancelled_campaigns_sender_is_nobodys_matter(sender: Sender, queue: redis.Redis) -> None:
+    sender.server.replies["MAIL"] = "550 5.7.1 not your address"
+    await sender.send_to_domains(1)
+    queue.hset(keys.CONTROL, "c", "cancelled:by an operator")
+    fault = await AsyncControl(sender.client).fault("c", "s", "550 5.7.1 not your address", "")
+    assert (fault.paused, fault.wait_ms > 0) == (False, True)
+    assert sender.failed() == 0
 
 
 async def test_one_sender_that_is_refused_among_good_ones_fails_alone(sender: Sender, queue: redis.Redis) -> None:

@@ -107,7 +107,9 @@ local function judge(reply, first_ms, longest_ms, recipient, domain, campaign, o
     if only_one and campaign ~= '' and s.at > number('resumed_at') and sent_of(campaign) == s.campaigns[campaign] then
       return { 'campaign', unpack(s.told) }
     end
-    s = nil
+    -- What was refused until then says nothing against anybody.
+    redis.call('DEL', series)
+    s, before_ms, known = nil, nil, 0
   elseif s then
     local accepted = accepted_in(s.campaigns)
     if s.recipients + accepted >= ANEW_AFTER and accepted > s.recipients then
@@ -132,6 +134,7 @@ local function judge(reply, first_ms, longest_ms, recipient, domain, campaign, o
     if (few or many) and not others then
       s.told = { s.recipients, s.number_of_domains, math.max(math.ceil((NOW_MS - s.at) / 1000), 1), accepted, reply }
       stop(reply, first_ms, longest_ms, 'sending')
+      slow_down(0) -- It may be a rate, of which a part gets through.
       answer = { 'account', unpack(s.told) }
     elseif known >= MOST_KNOWN or (before_ms and NOW_MS - before_ms >= DOUBT_MS) then
       answer = { 'fail' }

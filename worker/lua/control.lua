@@ -61,7 +61,8 @@ if action == 'fault' then
   local sender = redis.call('HGET', counts, 'from') or ''
   local state = redis.call('HGET', CONTROL, campaign)
   if state then
-    return { string.sub(state, 1, 6) == 'paused' and 0 or -1, 0, sender }
+    -- Of a cancelled campaign it's dropped when it comes back.
+    return { string.sub(state, 1, 6) == 'paused' and 0 or AGAIN_MS, 0, sender }
   end
   local all = in_all_jobs(ARGV[6], ARGV[4])
   if all == 'yes' then
