@@ -110,8 +110,8 @@ class Queue:
                 self.tries[subscriber] += 1
                 disposition = self.seen[subscriber] = await self.delivery.deliver(job(subscriber), queued)
                 match disposition:
-                    case Later(attempts=attempts, slow_downs=slow_downs):
-                        again = (subscriber, Queued(subscriber, attempts, slow_downs))
+                    case Later(attempts=attempts, slow_downs=slow_downs, losses=losses):
+                        again = (subscriber, Queued(subscriber, attempts, slow_downs, losses))
                         asyncio.get_running_loop().call_later(0.05, waiting.put_nowait, again)
                     case _:
                         unfinished -= 1

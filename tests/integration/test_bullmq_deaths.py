@@ -372,10 +372,10 @@ async def test_what_is_given_back_unsent_was_never_started(app: App, process: Ma
     await consumer.settle(bullmq.back(job, None))
     assert app.ask("job", id="1")["attemptsStarted"] == 0
     [job] = await consumer.take()
-    await consumer.settle(bullmq.delay(job, 0, spent=False, reason="", slow_downs=3))
+    await consumer.settle(bullmq.delay(job, 0, spent=False, reason="", slow_downs=3, losses=2))
     assert app.ask("job", id="1")["attemptsStarted"] == 0
     [job] = await consumer.take()
-    assert (job.attempts_made, job.slow_downs, job.may_have_been_sent) == (0, 3, False)
+    assert (job.attempts_made, job.slow_downs, job.losses, job.may_have_been_sent) == (0, 3, 2, False)
 
 
 @pytest.mark.parametrize("major", [5], indirect=True)

@@ -47,10 +47,10 @@ class Sender:
         """Another process has a gate of its own, which is open."""
         self._delivery = self._start()
 
-    async def send(self, to: str, campaign: str | None = "c") -> Disposition:
+    async def send(self, to: str, campaign: str | None = "c", attempts: int = 0, losses: int = 0) -> Disposition:
         whose = {"campaignId": campaign, "subscriberId": to} if campaign else {}
         job = parse_job({"to": to, "from": "news@example.com", "text": "x", **whose})
-        return await self._delivery.deliver(job, Queued(f"{to}-{campaign}"))
+        return await self._delivery.deliver(job, Queued(f"{to}-{campaign}", attempts, losses=losses))
 
     async def send_to_domains(self, number: int, campaign: str = "c") -> list[Disposition]:
         return [await self.send(f"ann@{campaign}{next(NUMBERS)}.example", campaign) for _ in range(number)]
@@ -265,3 +265,11 @@ def age(queue: redis.Redis, milliseconds: int) -> str:
     stored: Any = queue.hget(keys.counts("c"), "fault")
     fault = json.loads(stored)
     return json.dumps({**fault, "at": fault["at"] - milliseconds})
+
+
+async def test_tries_for_greylisting_take_none_from_a_lost_reply(sender: Sender) -> None:
+    sender.server.replies["CONTENT"] = "close"
+    first = await sender.send("ann@example.org", attempts=20)
+    assert isinstance(first, Later)
+    assert (first.attempts, first.losses) == (21, 1)
+    assert await sender.send("bob@example.org", attempts=20, losses=4) == Done()

@@ -18,7 +18,8 @@
 --   state            HASH since (ms: who was here before may have sent older jobs), seen (ms: these workers were here),
 --                    turn, foreign (jobs at the head that are left where they stand), left (all that stood there then)
 -- On a job's hash, for the next time that it's taken: mail:again (it failed for good), mail:slow (slow-downs so far),
--- mail:suspect (another worker took it and never finished); and mail:held (it waits for an operator, and is kept).
+-- mail:lost (lost replies), mail:suspect (another worker took it and never finished); and mail:held (it waits for an
+-- operator, and is kept).
 --
 -- On a queue that is paused neither `wait` nor `paused` is written: BullMQ 5 renames one over the other, 6 doesn't.
 -- What goes back goes to `delayed`, due now, which both leave alone.
@@ -238,10 +239,10 @@ local function finish_unsafely(id, state, value, keep)
     if state == 'failed' then
       blame(job, value)
       redis.call('HSET', job, 'mail:again', 1)
-      redis.call('HDEL', job, 'defa', 'mail:slow', 'mail:held')
+      redis.call('HDEL', job, 'defa', 'mail:slow', 'mail:lost', 'mail:held')
     else
       redis.call('HSET', job, name, value)
-      redis.call('HDEL', job, 'mail:again', 'mail:slow', 'mail:held', 'mail:suspect')
+      redis.call('HDEL', job, 'mail:again', 'mail:slow', 'mail:lost', 'mail:held', 'mail:suspect')
     end
     trim(QUEUE .. state, keep)
   else

@@ -1,6 +1,7 @@
 -- Taking BullMQ's jobs. Behind lanes.lua and bullmq.lua, in front of fetch.lua and beat.lua.
 --
--- A job is {id, data, opts, timestamp in ms, attempts made, slow-downs, marks, reason to fail}, all strings. The marks:
+-- A job is {id, data, opts, timestamp in ms, attempts made, slow-downs, lost replies, marks, reason to fail}, all strings.
+-- The marks:
 --   a  it failed for good before, and somebody wants it tried again     s  it may have been sent by another worker,
 --   r  it was here before these workers were: its row tells             which took it and never finished
 --
@@ -90,9 +91,9 @@ end
 local function read_job(id)
   local job = QUEUE .. id
   local f = redis.call('HMGET', job, 'data', 'opts', 'timestamp', 'atm', 'mail:slow', 'mail:again', 'defa',
-    'mail:suspect')
+    'mail:suspect', 'mail:lost')
   local marks = (f[6] and 'a' or '') .. (f[8] and 's' or '') .. ((tonumber(f[3]) or 0) < since_ms and 'r' or '')
-  return { id, f[1] or '', f[2] or '', f[3] or '0', f[4] or '0', f[5] or '0', marks, f[7] or '' }
+  return { id, f[1] or '', f[2] or '', f[3] or '0', f[4] or '0', f[5] or '0', f[9] or '0', marks, f[7] or '' }
 end
 
 -- Takes over a job whose process died; the ledger knows how far it was. Not while the app has paused the queue.

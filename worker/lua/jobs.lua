@@ -11,7 +11,7 @@
 -- ARGV[2]   JSON [[what to do, id, timestamp, …], …], with mails as in states.lua and what to keep as in bullmq.lua:
 --   done   mail, returnvalue, keep completed, keep failed   the ledger had its result before
 --   fail   reason, keep failed                              it can't become a mail
---   delay  ms, attempts spent (0 or 1), reason, slow-downs  tried again later
+--   delay  ms, attempts spent (0 or 1), reason, slow-downs, lost replies  tried again later
 --   back   mail or false                                    untouched, to the next one that asks
 --   park   campaign                                         until the campaign is resumed
 --   hold   name of the mail, reason                         it failed, and waits for an operator
@@ -64,11 +64,14 @@ local actions = {
   fail = function(id, reason, keep_failed)
     finish(id, 'failed', reason, keep_failed)
   end,
-  delay = function(id, wait_ms, spent, reason, slow_downs)
+  delay = function(id, wait_ms, spent, reason, slow_downs, losses)
     if reason ~= '' then
       blame(QUEUE .. id, reason)
     end
     redis.call('HSET', QUEUE .. id, 'mail:slow', slow_downs)
+    if losses > 0 then
+      redis.call('HSET', QUEUE .. id, 'mail:lost', losses)
+    end
     put_off(id, wait_ms, spent)
   end,
   back = back,

@@ -32,6 +32,8 @@ class BullJob:
     timestamp: str
     attempts_made: int
     slow_downs: int
+    #: How often the server's reply to it was lost.
+    losses: int
     #: It failed for good before, and somebody wants it tried again.
     wanted_again: bool
     #: Another worker took it and never finished.
@@ -44,7 +46,7 @@ class BullJob:
     @classmethod
     def read(cls, fields: list[bytes]) -> "BullJob":
         """From what lua/bullmq_take.lua returns."""
-        identity, data, options, timestamp, attempts, slow_downs, marks, reason = fields
+        identity, data, options, timestamp, attempts, slow_downs, losses, marks, reason = fields
         return cls(
             id=identity.decode(errors="replace"),
             data=data,
@@ -52,6 +54,7 @@ class BullJob:
             timestamp=timestamp.decode(errors="replace"),
             attempts_made=_whole(attempts),
             slow_downs=_whole(slow_downs),
+            losses=_whole(losses),
             wanted_again=b"a" in marks,
             may_have_been_sent=b"s" in marks,
             ask_database=b"r" in marks or b"s" in marks,
@@ -98,9 +101,9 @@ def fail(job: BullJob, reason: str, keep_failed: list[float]) -> JobSettlement:
     return JobSettlement("fail", job.id, job.timestamp, (_words(reason), keep_failed))
 
 
-def delay(job: BullJob, delay_ms: int, *, spent: bool, reason: str, slow_downs: int) -> JobSettlement:
+def delay(job: BullJob, delay_ms: int, *, spent: bool, reason: str, slow_downs: int, losses: int = 0) -> JobSettlement:
     """Tried again later. `spent`: an attempt is."""
-    values = (delay_ms, int(spent), _words(reason), slow_downs)
+    values = (delay_ms, int(spent), _words(reason), slow_downs, losses)
     return JobSettlement("delay", job.id, job.timestamp, values, delay_ms / 1000)
 
 

@@ -46,17 +46,16 @@ def declare_actors(broker: MailBroker, check: Checker, deliver: Deliver, fail: F
                 raise Postpone(job.delay_ms, {})
             if isinstance(job, Parked):
                 raise Park(job.campaign_id)
-            disposition = await deliver(
-                job, Queued(message.message_id, _count(options, "attempts"), _count(options, "slow_downs"))
-            )
+            attempts, slow_downs, losses = (_count(options, name) for name in ("attempts", "slow_downs", "losses"))
+            disposition = await deliver(job, Queued(message.message_id, attempts, slow_downs, losses))
         except InvalidJob as error:
             await _refuse(raw, message.message_id, f"invalid job: {error}", fail)
             return
         except redis.RedisError as error:
             raise Postpone(LEDGER_AWAY_DELAY_MS, {}) from error
         match disposition:
-            case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs):
-                raise Postpone(delay_ms, {"attempts": attempts, "slow_downs": slow_downs})
+            case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs, losses=losses):
+                raise Postpone(delay_ms, {"attempts": attempts, "slow_downs": slow_downs, "losses": losses})
             case Back():
                 raise GiveBack
             case Parked(campaign_id=campaign_id):

@@ -112,6 +112,7 @@ class BullJobs:
             identity,
             bull_job.attempts_made,
             bull_job.slow_downs,
+            bull_job.losses,
             queued_job,
             max_attempts=options.attempts,
             # Without attempts, an app's backoff never comes to anything in BullMQ.
@@ -157,15 +158,17 @@ def _settlement(bull_job: BullJob, entry: Entry, disposition: Disposition) -> Jo
             return bullmq.park(bull_job, campaign_id)
         case Held(name=name, reason=reason):
             return bullmq.hold(bull_job, name, reason)
-        case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs, reason=reason):
+        case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs, reason=reason, losses=losses):
             return bullmq.delay(
                 bull_job,
                 delay_ms,
                 spent=attempts > bull_job.attempts_made,
                 reason=reason,
                 slow_downs=slow_downs,
+                losses=losses,
             )
 
 
 def _later(bull_job: BullJob, delay_ms: int, *, reason: str = "", spent: bool = False) -> JobSettlement:
-    return bullmq.delay(bull_job, delay_ms, spent=spent, reason=reason, slow_downs=bull_job.slow_downs)
+    slow_downs, losses = bull_job.slow_downs, bull_job.losses
+    return bullmq.delay(bull_job, delay_ms, spent=spent, reason=reason, slow_downs=slow_downs, losses=losses)

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import redis
@@ -88,12 +88,13 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Bring the message back after `delay_ms`, with `attempts` and `slow_downs` spent so far."""
+    """Bring the message back after `delay_ms`, with `attempts`, `slow_downs` and `losses` so far."""
 
     delay_ms: int
     attempts: int
     slow_downs: int
     reason: str = ""
+    losses: int = 0
 
 
 Disposition = Done | Before | Back | Parked | Held | Later
@@ -108,6 +109,8 @@ class Queued:
     #: Tries that this mail's recipient has cost so far, and those that cost nothing although others got through.
     attempts: int = 0
     slow_downs: int = 0
+    #: How often the server's reply to it was lost.
+    losses: int = 0
     #: Its BullMQ job, if it's one, with the app's own rules for another try.
     job: QueuedJob | None = None
     max_attempts: int | None = None
@@ -127,7 +130,7 @@ class Options:
 
     #: For so long a mail that is refused for now is tried again, unless its BullMQ job says how often.
     retry_hours: int
-    #: So often at the most it's tried before one whose reply was lost is given up.
+    #: A mail is given up when the reply to it was lost so often: each may be a copy.
     max_attempts: int
     hold_uncertain: bool = False
 
@@ -211,8 +214,13 @@ class Delivery:
                     continue
                 self._gate.turn()
                 if isinstance(outcome, NotClaimed):
-                    return self._not_claimed(attempt, mail, queued)
-                return await self._settle(attempt, mail, outcome, queued)
+                    disposition = self._not_claimed(attempt, mail, queued)
+                else:
+                    disposition = await self._settle(attempt, mail, outcome, queued)
+                if isinstance(disposition, Later):
+                    losses = queued.losses + isinstance(outcome, Uncertain)
+                    return replace(disposition, losses=losses)
+                return disposition
 
     async def _try(self, mail: Mail, attempt: "_Attempt") -> Outcome:
         outcome = await self._transport.send(mail, attempt.claim)
@@ -268,8 +276,11 @@ class Delivery:
 
     async def _settle(self, attempt: "_Attempt", mail: Mail, outcome: Outcome, queued: Queued) -> Disposition:
         attempts, slow_downs = queued.attempts, queued.slow_downs
-        most = self._options.max_attempts if isinstance(outcome, Uncertain) else tries_within(self._options.retry_hours)
-        last = attempts + 1 >= (queued.max_attempts or most)
+        last = attempts + 1 >= (queued.max_attempts or tries_within(self._options.retry_hours))
+        if isinstance(outcome, Uncertain):
+            last = queued.losses + 1 >= min(
+                self._options.max_attempts, queued.max_attempts or self._options.max_attempts
+            )
         match outcome:
             case Sent(reply=reply):
                 self._accepted_at = asyncio.get_running_loop().time()
