@@ -192,6 +192,7 @@ def test_reconcile_finds_what_is_missing_and_queues_exactly_that(
         "sent": 40,
         "of": 5,
         "failed": 0,
+        "given": 0,
         "waiting": 0,
         "held": 0,
         "in": 0,
