@@ -200,6 +200,21 @@ async def test_the_last_uncertain_try_is_no_failure(transport: Transport, peer: 
     assert "may have arrived" in last.reason
 
 
+@pytest.mark.parametrize(("step", "claimed"), [("RCPT", set()), ("CONTENT", {"s"})])
+async def test_who_is_stopped_in_time_gives_the_claim_back(
+    transport: Transport, peer: SmtpPeer, step: str, claimed: set[str]
+) -> None:
+    """A claim that stays with a process that is gone makes its mail uncertain."""
+    peer.server.replies = {step: "stall"}
+    queue = Queue(transport, asyncio.Event())
+    task = asyncio.create_task(queue.delivery.deliver(job("s"), Queued("s")))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert queue.ledger.claimed == claimed
+
+
 class Surprising:
     """A transport with a fault that nobody foresaw."""
 

@@ -33,7 +33,7 @@ from worker.queue.control import Fault
 from worker.queue.gate import Cause, Gate
 from worker.sending.account import Account
 from worker.sending.outage import Outage
-from worker.sending.transports.base import Transport
+from worker.sending.transports.base import NOTHING_LEFT, Transport
 
 #: A mail whose turn is further away goes back to the queue, where others see it.
 LONGEST_HELD_SECONDS = 30.0
@@ -194,6 +194,11 @@ class Delivery:
             except redis.RedisError:
                 # Redis may have the claim although its answer was lost.
                 await attempt.release("Redis was away")
+                raise
+            except asyncio.CancelledError as error:
+                # Out of time. What has left is uncertain as soon as this process is gone.
+                if NOTHING_LEFT in error.args:
+                    await attempt.release("the process stops")
                 raise
             except Exception as error:
                 # Nobody foresaw it, so nobody knows how far the mail came.

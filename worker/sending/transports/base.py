@@ -10,6 +10,9 @@ from worker.mail.outcomes import Outcome
 #: https://resend.com/docs/dashboard/emails/idempotency-keys
 RESEND_KEPT_SECONDS = 23 * 3600
 
+#: The message of a CancelledError: the try was cancelled, and nothing of the mail's content had gone out.
+NOTHING_LEFT = "nothing of the mail has left"
+
 #: Called just before the mail goes out, at most once for each connection that is tried; False means that it mustn't.
 Claim = Callable[[], Awaitable[bool]]
 
@@ -27,6 +30,7 @@ class Transport(Protocol):
         Raises:
             TransportUnavailable, AccountRefused, NoConnectionYet: no mail can leave at present; this one wasn't
                 accepted, whether it was claimed or not.
+            asyncio.CancelledError: with `NOTHING_LEFT` if that's known.
         """
 
     async def check(self) -> str:

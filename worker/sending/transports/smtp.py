@@ -1,6 +1,7 @@
 """SMTP: one mail on a kept-open connection, and what its end means. The dialogue is smtp_session's, the connections are
 smtp_pool's, and smtp_login opens them."""
 
+import asyncio
 import math
 import re
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from worker.mail.outcomes import (
     Uncertain,
     classify_smtp,
 )
-from worker.sending.transports.base import Claim, Connections
+from worker.sending.transports.base import NOTHING_LEFT, Claim, Connections
 from worker.sending.transports.smtp_login import Credential, Login, Server, one_line
 from worker.sending.transports.smtp_pool import Connection, Pool
 from worker.sending.transports.smtp_session import (
@@ -87,12 +88,16 @@ class SmtpTransport:
     async def send(self, mail: Mail, claim: Claim) -> Outcome:
         """See `Transport.send`."""
         for number in range(CONNECTIONS_A_TRY):
-            connection = await self._pool.take(fresh=number > 0)
+            connection = await self._take(fresh=number > 0)
             used = connection.mails > 0
             try:
                 if mail.needs_smtputf8 and not connection.session.smtputf8:
                     return await self._without_smtputf8(mail, claim)
                 ending = await self._converse(connection, mail, claim)
+            except asyncio.CancelledError:
+                if connection.session.content_began:
+                    raise
+                raise asyncio.CancelledError(NOTHING_LEFT) from None
             finally:
                 mails = connection.mails
                 connection.mails += 1
@@ -103,6 +108,12 @@ class SmtpTransport:
             if isinstance(ending, Refused):
                 self._pool.ended_after(mails, by_limit=_CONNECTION_IS_FULL.search(ending.reply.text) is not None)
         return self._outcome(ending, connection)
+
+    async def _take(self, *, fresh: bool) -> Connection:
+        try:
+            return await self._pool.take(fresh=fresh)
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError(NOTHING_LEFT) from None
 
     async def _converse(self, connection: Connection, mail: Mail, claim: Claim) -> Ending:
         options = " SMTPUTF8 BODY=8BITMIME" if mail.needs_smtputf8 else ""

@@ -106,6 +106,8 @@ class SmtpSession(asyncio.Protocol):
         self._reply_bytes = 0
         self._replies: deque[SmtpReply] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        #: Whether the mail at hand may have been accepted.
+        self.content_began = False
         #: Whether all that was said has been answered, so that the next mail finds the server listening.
         self._clear = True
         self._lost = ""
@@ -131,6 +133,7 @@ class SmtpSession(asyncio.Protocol):
             claim: asked just before the mail's commands if they go out together, otherwise just before DATA.
             first_seconds: for the reply to MAIL FROM, if that is less.
         """
+        self.content_began = False
         steps = (
             (Stage.MAIL, mail_from, min(first_seconds, self._seconds.mail)),
             (Stage.RCPT, rcpt_to, self._seconds.recipient),
@@ -159,6 +162,7 @@ class SmtpSession(asyncio.Protocol):
                 return self._astray(stage, reply)
         if not self._silent:
             self._lose("it answers what it wasn't asked")
+        if self._lost:
             return Lost(Stage.DATA, self._lost)
         return await self._give(content)
 
@@ -227,6 +231,7 @@ class SmtpSession(asyncio.Protocol):
     async def _give(self, content: bytes) -> Ending:
         if content.startswith(b".") or b"\n." in content:
             content = _DOT_AT_LINE_START.sub(b"..", content)
+        self.content_began = True
         self._say(content + (b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"))
         reply = await self._verdict()
         if reply is None:
