@@ -184,6 +184,8 @@ async def test_a_name_that_is_refused_at_ehlo_fails_nobody(
 class Limit:
     """The fleet's limit, as lua/account.lua keeps it, for one process."""
 
+    limited = True
+
     def __init__(self, most: int) -> None:
         self._most = most
 

@@ -233,6 +233,8 @@ async def test_a_sender_that_needs_smtputf8_fails_no_recipient(transport: Transp
 class ThreeConnections:
     """The fleet's limit, as lua/account.lua keeps it, for one process."""
 
+    limited = True
+
     async def may_connect(self, open_connections: int) -> int:
         await asyncio.sleep(0.01)
         return 0 if open_connections < 3 else NO_PLACE

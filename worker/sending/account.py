@@ -114,6 +114,11 @@ class Account:
         """Forgets pauses and slow-downs: the next mail tries at once."""
         await self._say("resume")
 
+    @property
+    def limited(self) -> bool:
+        """Whether the fleet has a limit of connections."""
+        return self._max_connections > 0
+
     async def may_connect(self, open_connections: int) -> int:
         """Milliseconds to wait before one more connection may be opened; 0 now, -1 now and tell whether it worked, -2
         when there's a place among the fleet's: ask again in a second."""

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import redis
 
@@ -13,6 +14,8 @@ from worker.sending.transports.base import NO_PLACE, Connections
 from worker.sending.transports.smtp_session import SmtpSession
 
 IDLE_SECONDS = 20.0
+#: Where other processes may wait for it.
+SHARED_IDLE_SECONDS = 2.0
 #: A mail that waited so long for a connection goes back to the queue, where other processes see it.
 LONGEST_WAIT_SECONDS = 10.0
 #: While mails wait here, the fleet is asked for one more connection after this time.
@@ -106,14 +109,19 @@ class Pool:
             if not waiting.done():
                 waiting.set_result(connection)
                 return
-        connection.expiry = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._expire, connection)
+        shared = self._connections is not None and self._connections.limited
+        seconds = SHARED_IDLE_SECONDS if shared else IDLE_SECONDS
+        connection.expiry = asyncio.get_running_loop().call_later(seconds, self._expire, connection)
         self._idle.append(connection)
 
     def drop(self, connection: Connection) -> None:
-        """Ends it."""
-        connection.session.close()
+        """Ends it. Its place is free as soon as the server has ended it as well: it may count connections itself."""
         self._logged_in -= 1
-        self._closed()
+        if connection.session.listening:
+            self._in_background(self._quit(connection))
+        else:
+            connection.session.close()
+            self._closed()
 
     def ended_after(self, mails: int, *, by_limit: bool) -> None:
         """The server ended a connection that had carried so many mails. If it says that this is its limit, or does so
@@ -127,10 +135,12 @@ class Pool:
         """Says QUIT on every connection; a server that doesn't answer within a second isn't waited for."""
         if self._asking is not None:
             self._asking.cancel()
-        connections, self._idle = self._idle, []
-        await asyncio.gather(*(self._quit(connection) for connection in connections))
-        if self._background:
-            await asyncio.wait(self._background, timeout=1)
+        for connection in list(self._idle):
+            self._expire(connection)
+        # Those that say goodbye, and then the counts that they tell.
+        for _ in range(2):
+            if self._background:
+                await asyncio.wait(self._background, timeout=QUIT_SECONDS)
 
     async def _connect(self) -> Connection:
         if self._works:
@@ -250,9 +260,12 @@ class Pool:
         self._open -= 1
         self._place_left.set()
         if self._connections is not None:
-            task = asyncio.create_task(self._tell_count(self._connections))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            self._in_background(self._tell_count(self._connections))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _tell_count(self, connections: Connections) -> None:
         # The next connection tells the number again.
@@ -261,8 +274,7 @@ class Pool:
                 await connections.count_connections(self._open)
 
     async def _quit(self, connection: Connection) -> None:
-        if connection.expiry is not None:
-            connection.expiry.cancel()
-        await connection.session.quit(QUIT_SECONDS)
-        self._logged_in -= 1
-        self._closed()
+        try:
+            await connection.session.quit(QUIT_SECONDS)
+        finally:
+            self._closed()

@@ -116,7 +116,12 @@ class SmtpSession(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether the next mail may go out on it. What the server says unasked is a farewell: 421, mostly."""
-        return self._clear and self._silent and not self._lost and not self._transport.is_closing()
+        return self.listening and self._silent
+
+    @property
+    def listening(self) -> bool:
+        """Whether the server would take another command, as far as anybody knows."""
+        return self._clear and not self._lost and not self._transport.is_closing()
 
     async def converse(
         self,
@@ -173,11 +178,8 @@ class SmtpSession(asyncio.Protocol):
         self.close()
 
     def close(self) -> None:
-        """Ends the connection, with a goodbye that nobody waits for."""
-        if not self._transport.is_closing():
-            if self._clear:
-                self._say(b"QUIT\r\n")
-            self._transport.close()
+        """Ends the connection."""
+        self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
