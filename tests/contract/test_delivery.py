@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.contract.peers import SmtpPeer
+from worker.errors import AccountRefused
 from worker.ledger.ledger import Entry, GivenUp, Result, Verdict
 from worker.mail.jobs import Job, parse_job
 from worker.mail.outcomes import Failed, Outcome, Sent, Uncertain
@@ -42,11 +43,18 @@ class Ledger:
 
 
 class Account:
-    """It never rests, and what a recipient is told is its own matter."""
+    """It rests for a moment, and what a recipient is told is its own matter."""
+
+    def __init__(self) -> None:
+        self.pauses = 0
 
     async def slow_down(self, after_ms: int) -> None: ...
 
     async def strained(self) -> None: ...
+
+    async def refused(self, error: AccountRefused) -> int:
+        self.pauses += 1
+        return 50
 
     async def judge(self, *_: object, **__: object) -> Judgement:
         return Judgement("fail")
@@ -80,13 +88,14 @@ class Queue:
 
     def __init__(self, transport: Transport, stopping: asyncio.Event, *, retry_hours: int = 1, **options: Any) -> None:
         self.ledger = Ledger()
+        self.account = Account()
         self.gate = Gate(stopping)
         self.tries: Counter[str] = Counter()
         self.seen: dict[str, Disposition] = {}
         self.delivery = Delivery(
             transport,
             self.ledger,
-            Account(),  # type: ignore[arg-type]
+            self.account,  # type: ignore[arg-type]
             self.gate,
             Campaigns(),
             "process",
@@ -182,6 +191,36 @@ async def test_an_outage_costs_nobody_anything(
     attempts = [seen.attempts for seen in queue.seen.values() if isinstance(seen, Later)]
     assert all(each == 0 for each in attempts)
     assert not any(isinstance(queue.ledger.last(each), Failed) for each in waiting)
+    peer.server.replies = {}
+    async with asyncio.timeout(10):
+        await running
+    assert all(isinstance(queue.ledger.last(each), Sent) for each in waiting)
+
+
+async def test_a_mail_for_which_alone_the_account_is_refused_stops_nobody_for_ever(
+    transport: Transport, peer: SmtpPeer
+) -> None:
+    """The first time it may be the account's quota; if others are accepted after it, the next time it's the mail's."""
+    peer.server.recipients = {"bad@example.org": "550 5.4.6 unusual sending activity"}
+    peer.server.delays = {"CONTENT": 0.01}
+    queue = Queue(transport, asyncio.Event())
+    good = [f"good{number}" for number in range(200)]
+    async with asyncio.timeout(20):
+        await queue.run(*good[:20], "bad", *good[20:])
+    assert queue.account.pauses == 1
+    assert all(isinstance(queue.ledger.last(each), Sent) for each in good)
+    assert isinstance(queue.ledger.last("bad"), Failed)
+
+
+async def test_a_used_up_account_costs_nobody_anything(transport: Transport, peer: SmtpPeer) -> None:
+    queue = Queue(transport, asyncio.Event())
+    await queue.run(*(f"before{number}" for number in range(20)))
+    peer.server.replies = {"MAIL": "550 5.4.5 daily limit"}
+    waiting = [f"waiting{number}" for number in range(5)]
+    running = asyncio.create_task(queue.run(*waiting))
+    await asyncio.sleep(1)
+    assert queue.account.pauses > 1
+    assert not any(isinstance(seen, Later) for seen in queue.seen.values())
     peer.server.replies = {}
     async with asyncio.timeout(10):
         await running

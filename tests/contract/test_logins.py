@@ -1,5 +1,6 @@
 """How the SMTP transport logs in: RFC 4616 (PLAIN), LOGIN, and XOAUTH2 with a token that is had by RFC 6749, 6."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,7 +10,8 @@ import pytest
 from tests.contract.http_server import Answer, HttpServer
 from tests.contract.smtp_server import SmtpServer
 from worker.base.settings import Settings, load_settings
-from worker.errors import AccountRefused, TransportUnavailable
+from worker.errors import AccountRefused, MailRefused, TransportUnavailable
+from worker.operating.testmail import send_test
 from worker.sending.transports import oauth
 from worker.sending.transports.choice import make_transport
 
@@ -134,6 +136,12 @@ async def test_a_server_that_ends_the_login_for_now_is_only_away(server: SmtpSer
     with pytest.raises(TransportUnavailable, match="421"):
         await transport.check()
     await transport.close()
+
+
+async def test_a_test_mail_says_what_is_wrong_with_the_name(server: SmtpServer) -> None:
+    server.replies = {"RCPT": "504 5.5.2 <mail1>: Helo command rejected: need fully-qualified hostname"}
+    with pytest.raises(MailRefused, match=r"SMTP_HELO_NAME .*that this host's address has in DNS\.$"):
+        await asyncio.to_thread(send_test, settings(server, "plain"), "ann@example.org")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,8 @@ def test_all_mistakes_come_at_once() -> None:
         ("SUPABASE_SECRET_KEY", key_of("authenticated"), "the key of the role authenticated"),
         ("SMTP_HOST", "smtp.example:587", "host name alone"),
         ("SMTP_PASS", "hunter2\nhunter2", "line break"),
+        ("SMTP_HELO_NAME", "mail1", "a full host name"),
+        ("SMTP_HELO_NAME", "mail1.example.com RCPT", "a full host name"),
         ("MAIL_FROM", "nobody", "MAIL_FROM isn't one mail address"),
         ("LOG_LEVEL", "loud", "must be one of"),
         ("SUPABASE_RECIPIENTS_TABLE", "a b", "plain name"),

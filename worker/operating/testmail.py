@@ -9,7 +9,7 @@ from worker.errors import InvalidJob, MailRefused
 from worker.mail.addresses import Address, parse_address
 from worker.mail.jobs import Job
 from worker.mail.message import build_mail
-from worker.mail.outcomes import Failed, Retry, SenderRefused, Sent, Slow, Uncertain
+from worker.mail.outcomes import Failed, Hindered, Retry, SenderRefused, Sent, Slow, Uncertain
 from worker.sending.transports.choice import destination, make_transport
 
 _HTML = "<p>This is a test mail from <b>{host}</b>. The umlaut ü and the check mark ✓ must look right.</p>"
@@ -30,10 +30,13 @@ def send_test(settings: Settings, address: str) -> str:
             Failed(reason=reason)
             | Retry(reason=reason)
             | Slow(reason=reason)
+            | Hindered(reason=reason)
             | SenderRefused(reason=reason)
             | Uncertain(reason=reason)
         ):
-            raise MailRefused(f"{destination(settings)} didn't accept the mail to {job.to.email}: {reason}.")
+            raise MailRefused(
+                f"{destination(settings)} didn't accept the mail to {job.to.email}: {reason.rstrip('.')}."
+            )
         case _:
             raise AssertionError(outcome)
 

@@ -15,7 +15,7 @@ from worker.ledger.ledger import LEDGER_SECONDS
 from worker.mail.same_words import same_words
 
 DROP_AT_ONCE = 1000
-#: No mail takes longer.
+#: Few mails take longer; who waits for them is told which may still arrive.
 LAST_MAILS_SECONDS = 200.0
 LOOK_EVERY_SECONDS = 0.2
 

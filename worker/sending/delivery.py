@@ -189,6 +189,8 @@ class Delivery:
                 await attempt.release(str(error))
                 self._outage.began(str(error))
             except AccountRefused as error:
+                if error.kind == "sending" and self._is_to_blame(queued, seconds=0.0):
+                    return await self._settle(attempt, mail, Hindered(str(error)), queued)
                 await attempt.release(str(error))
                 self._gate.close(Cause.PAUSE, await self._account.refused(error))
             except redis.RedisError:
@@ -208,7 +210,7 @@ class Delivery:
                 return await self._settle(attempt, mail, Uncertain(f"unexpected {type(error).__name__}"), queued)
             else:
                 if isinstance(outcome, Hindered):
-                    if not self._is_to_blame(queued):
+                    if not self._is_to_blame(queued, seconds=HINDERED_DELAY_SECONDS):
                         await attempt.release(outcome.reason)
                         self._outage.began(outcome.reason)
                         continue
@@ -249,10 +251,11 @@ class Delivery:
         # If not, it's an outage, which no mail is to blame for.
         return asyncio.get_running_loop().time() - self._accepted_at < OTHERS_SECONDS
 
-    def _is_to_blame(self, queued: Queued) -> bool:
-        """Whether a mail that was hindered is to blame itself: others got through since it was hindered before."""
+    def _is_to_blame(self, queued: Queued, seconds: float) -> bool:
+        """Whether a mail that was hindered is to blame itself: others got through since it was hindered before, or in
+        so many seconds before the first time. An account that is used up refuses right after it accepted others."""
         now = asyncio.get_running_loop().time()
-        before = self._hindered_at.pop(queued.identity, now - HINDERED_DELAY_SECONDS)
+        before = self._hindered_at.pop(queued.identity, now - seconds)
         self._hindered_at[queued.identity] = now
         if len(self._hindered_at) > MAX_REMEMBERED:
             del self._hindered_at[next(iter(self._hindered_at))]
