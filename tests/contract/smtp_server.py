@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 _CLOSE = "close"
 _STALL = "stall"
+_TRICKLE = "trickle"
 
 
 @dataclass(slots=True)
 class SmtpServer:
-    """Answers with what stands in `replies` by command (`GREETING`, `AUTH`, `MAIL`, `RCPT`, `DATA`, `CONTENT`,
-    `RSET`), and takes everything else. `close` ends the connection instead of a reply, `stall` says nothing more."""
+    """Answers with what stands in `replies` by command (`GREETING`, `EHLO`, `AUTH`, `MAIL`, `RCPT`, `DATA`, `CONTENT`,
+    `RSET`), and takes everything else. `close` ends the connection instead of a reply, `stall` says nothing more, and
+    `trickle` never comes to a reply's end."""
 
     pipelining: bool
     smtputf8: bool = True
@@ -22,6 +24,8 @@ class SmtpServer:
     recipients: dict[str, str] = field(default_factory=dict)
     #: Commands, or `CONTENT`, after whose reply it hangs up.
     hangs_up_after: set[str] = field(default_factory=set)
+    #: It says 354, and then takes nothing.
+    takes_nothing: bool = False
     #: Seconds before the reply.
     delays: dict[str, float] = field(default_factory=dict)
     #: Stands in front of each reply but the first ones, up to the login.
@@ -107,6 +111,8 @@ class SmtpServer:
                 return
             if address and "RCPT" not in self.replies and address not in self.recipients:
                 recipient = address
+            if verb == "DATA" and self.takes_nothing:
+                await asyncio.sleep(3600)
             if verb == "DATA" and self.replies.get("DATA", "354").startswith("354"):
                 content = await self._content(reader)
                 if not recipient:
@@ -138,6 +144,10 @@ class SmtpServer:
             return False
         if reply == _STALL:
             await asyncio.sleep(3600)
+        while reply == _TRICKLE:
+            for byte in b"250-and so on\r\n":
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.02)
         if verb in self.delays:
             await asyncio.sleep(self.delays[verb])
         before = b"" if verb in ("GREETING", "AUTH") else self.before_replies

@@ -12,7 +12,7 @@ from tests.contract.smtp_server import SmtpServer
 from tests.contract.test_transports import Claim, mail
 from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.mail.outcomes import Failed, Hindered, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
-from worker.sending.transports import smtp, smtp_pool
+from worker.sending.transports import smtp, smtp_pool, smtp_session
 from worker.sending.transports.base import NO_PLACE
 from worker.sending.transports.smtp import SmtpTransport
 from worker.sending.transports.smtp_session import StepSeconds
@@ -95,7 +95,7 @@ async def test_a_354_behind_a_refused_sender_ends_the_connection(transport: Smtp
 )
 async def test_each_step_has_its_time(peer: SmtpPeer, tls: ssl.SSLContext, step: str, outcome: type[Outcome]) -> None:
     """RFC 5321, 4.5.3.2: half of its time is no reason to hang up; all of it is."""
-    peer.step_seconds = StepSeconds(mail=0.4, recipient=0.4, data=0.4, block=0.4, verdict=0.4)
+    peer.step_seconds = StepSeconds(mail=0.4, recipient=0.4, data=0.4, verdict=0.4)
     transport = await peer.start(tls)
     peer.server.delays = {step: 0.2}
     assert isinstance(await transport.send(mail(), Claim()), Sent)
@@ -104,6 +104,35 @@ async def test_each_step_has_its_time(peer: SmtpPeer, tls: ssl.SSLContext, step:
     began = time.monotonic()
     assert isinstance(await transport.send(mail(), Claim()), outcome)
     assert time.monotonic() - began < 2
+    await transport.close()
+    await peer.stop()
+
+
+@pytest.mark.parametrize(("step", "kind"), [("MAIL", Hindered), ("RCPT", Hindered), ("CONTENT", Uncertain)])
+async def test_a_reply_that_trickles_for_ever_ends(
+    peer: SmtpPeer, tls: ssl.SSLContext, step: str, kind: type[Outcome]
+) -> None:
+    peer.step_seconds = StepSeconds(mail=0.4, recipient=0.4, data=0.4, verdict=0.4)
+    transport = await peer.start(tls)
+    peer.server.replies = {step: "trickle"}
+    began = time.monotonic()
+    assert isinstance(await transport.send(mail(), Claim()), kind)
+    assert time.monotonic() - began < 2
+    await transport.close()
+    await peer.stop()
+
+
+async def test_a_server_that_takes_nothing_of_a_big_mail_is_given_up(
+    peer: SmtpPeer, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp_session, "SLOWEST_BYTES_PER_SECOND", 9_000_000)
+    peer.step_seconds = StepSeconds(verdict=0.4)
+    transport = await peer.start(tls)
+    peer.server.takes_nothing = True
+    big = mail(text="x" * 9_000_000)
+    began = time.monotonic()
+    assert isinstance(await transport.send(big, Claim()), Uncertain)
+    assert 1.4 < time.monotonic() - began < 5
     await transport.close()
     await peer.stop()
 

@@ -14,8 +14,8 @@ from typing import cast
 from worker.mail.outcomes import Stage
 
 MAX_REPLY_BYTES = 65_536
-#: So often a server may take some more of a mail before it has to have all of it.
-MAX_BLOCKS = 5
+#: A line that takes less than this cuts a mail off.
+SLOWEST_BYTES_PER_SECOND = 10_000
 #: For what is left to say on a connection after a refusal; without an answer it's given up.
 CLEAR_SECONDS = 5.0
 #: The server says with it that it ends the connection, whatever it answers (RFC 5321, 3.8).
@@ -32,8 +32,6 @@ class StepSeconds:
     mail: float = 300.0
     recipient: float = 300.0
     data: float = 120.0
-    #: Until it has taken at least some of the content.
-    block: float = 180.0
     #: After the whole content. Who hangs up sooner gets a mail delivered twice.
     verdict: float = 600.0
 
@@ -235,23 +233,14 @@ class SmtpSession(asyncio.Protocol):
             content = _DOT_AT_LINE_START.sub(b"..", content)
         self.content_began = True
         self._say(content + (b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"))
-        reply = await self._verdict()
+        # How much of it is still on its way isn't told behind TLS: a big mail on a slow line has more time.
+        reply = await self._reply(self._seconds.verdict + len(content) / SLOWEST_BYTES_PER_SECOND)
         if reply is None:
             return Lost(Stage.CONTENT, self._lost)
         if reply.code // 100 == 3:
             return self._astray(Stage.CONTENT, reply)
         self._clear = reply.code != FAREWELL
         return Accepted(reply) if reply.code < 300 else Refused(Stage.CONTENT, reply)
-
-    async def _verdict(self) -> SmtpReply | None:
-        # A big mail on a slow line has more time while the server takes some of it.
-        for _ in range(MAX_BLOCKS):
-            left = 0 if self._lost else self._transport.get_write_buffer_size()
-            if not left or await self._heard(self._seconds.block):
-                break
-            if self._transport.get_write_buffer_size() >= left:
-                self._lose(f"it took nothing of the mail within {self._seconds.block:g} s")
-        return await self._reply(self._seconds.verdict)
 
     def _astray(self, stage: Stage, reply: SmtpReply) -> Lost:
         self._lose(f"it answers {str(reply)[:80]!r} to {stage}, which is neither yes nor no")
