@@ -76,7 +76,7 @@ async def test_processes_take_turns_within_the_limit(
         assert transport._pool.open == 0
     await client.aclose()
     assert server.most_at_once <= most
-    # 50 mails/s on each connection at the most; the turns cost a second at the most.
-    assert sum(sent.values()) > 8 * 50 * most / 8
-    assert min(sent.values()) > 0
+    # A turn costs half a second at the most, and here it comes after five mails.
+    assert sum(sent.values()) > 8 * 5 * most
+    assert min(sent.values()) > sum(sent.values()) / 6
     assert queue.hgetall(keys.connections("account")) == {}

@@ -25,7 +25,7 @@
 -- accepted, and the reply, as they were when the account was paused.
 local SLOWEST_INTERVAL_MS = 60000
 local SAME_EPISODE_MS = 2000
--- Who wants a connection asks every second.
+-- Who wants a connection asks twice a second.
 local WANTING_MS = 3000
 local STRAINED_FROM = 10
 local SERIES_SECONDS = 900

@@ -121,7 +121,7 @@ class Account:
 
     async def may_connect(self, open_connections: int) -> int:
         """Milliseconds to wait before one more connection may be opened; 0 now, -1 now and tell whether it worked, -2
-        when there's a place among the fleet's: ask again in a second."""
+        when there's a place among the fleet's: ask again in half a second."""
         return await self._say("connect", self._process, open_connections, self._max_connections)
 
     async def count_connections(self, open_connections: int) -> None:

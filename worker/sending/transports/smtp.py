@@ -87,6 +87,7 @@ class SmtpTransport:
 
     async def send(self, mail: Mail, claim: Claim) -> Outcome:
         """See `Transport.send`."""
+        carried, by_limit = 0, False
         for number in range(CONNECTIONS_A_TRY):
             connection = await self._take(fresh=number > 0)
             used = connection.mails > 0
@@ -99,14 +100,17 @@ class SmtpTransport:
                     raise
                 raise asyncio.CancelledError(NOTHING_LEFT) from None
             finally:
-                mails = connection.mails
                 connection.mails += 1
                 self._pool.give_back(connection)
             if not (used and _ended_by_itself(ending)):
                 break
             # It had carried its share, or idled for too long: a fresh one tells what is really up.
             if isinstance(ending, Refused):
-                self._pool.ended_after(mails, by_limit=_CONNECTION_IS_FULL.search(ending.reply.text) is not None)
+                carried = connection.mails - 1
+                by_limit = _CONNECTION_IS_FULL.search(ending.reply.text) is not None
+        if carried and not _ended_by_itself(ending):
+            # If it says the same on a fresh one, it wants less speed.
+            self._pool.ended_after(carried, by_limit=by_limit)
         return self._outcome(ending, connection)
 
     async def _take(self, *, fresh: bool) -> Connection:

@@ -19,7 +19,7 @@ SHARED_IDLE_SECONDS = 2.0
 #: A mail that waited so long for a connection goes back to the queue, where other processes see it.
 LONGEST_WAIT_SECONDS = 10.0
 #: While mails wait here, the fleet is asked for one more connection after this time.
-ASK_SECONDS = 1.0
+ASK_SECONDS = 0.5
 QUIT_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
