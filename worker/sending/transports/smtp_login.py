@@ -2,6 +2,7 @@
 fails. The only module that knows aiosmtplib."""
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
@@ -18,6 +19,8 @@ from worker.mail.outcomes import Reply, Stage, classify_smtp
 from worker.sending.transports.smtp_session import SmtpSession, StepSeconds
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+#: For DNS to know the host's full name.
+NAME_SECONDS = 2.0
 
 #: RFC 5321, 4.2.2: syntax error, command unrecognized; command not implemented.
 _NO_SUCH_COMMAND = (500, 502)
@@ -106,8 +109,11 @@ class Login:
 
     async def _name(self, connected: socket.socket) -> str:
         if not self._helo_name:
-            # It may ask DNS.
-            self._helo_name = await asyncio.to_thread(full_host_name) or address_literal(connected)
+            name = ""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NAME_SECONDS):
+                    name = await asyncio.to_thread(full_host_name)
+            self._helo_name = name or address_literal(connected)
         return self._helo_name
 
     async def _greet(self) -> aiosmtplib.SMTP:
@@ -120,13 +126,18 @@ class Login:
             ) from error
         except OSError as error:
             raise self._server.unavailable(f"{one_line(str(error))}: check SMTP_HOST and SMTP_PORT") from error
+        try:
+            name = await self._name(connected)
+        except BaseException:
+            connected.close()
+            raise
         client = aiosmtplib.SMTP(
             hostname=self._server.host,
             sock=connected,
             use_tls=self._server.implicit_tls,
             start_tls=not self._server.implicit_tls,
             tls_context=self._tls,
-            local_hostname=await self._name(connected),
+            local_hostname=name,
             timeout=CONNECT_TIMEOUT_SECONDS,
         )
         try:
@@ -142,7 +153,7 @@ class Login:
             words = f"{error.code} {one_line(error.message)}"
             if error.code in _NO_SUCH_COMMAND or error.code < 500:
                 raise self._server.unavailable(f"it answers EHLO with {words}") from error
-            raise TransportUnavailable(self._server.dislikes_helo(words, client.local_hostname or "")) from error
+            raise TransportUnavailable(self._server.dislikes_helo(words, name)) from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             raise self._server.unavailable(self._problem(error)) from error
         finally:
