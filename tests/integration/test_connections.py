@@ -56,7 +56,7 @@ async def test_processes_take_turns_within_the_limit(
 
     transports = {}
     for name in sent:
-        queue.zadd(keys.HEARTBEATS, {name: time.time() * 1000})
+        queue.zadd(keys.ALIVE, {name: time.time() * 1000})
         transports[name] = SmtpTransport(
             Server("127.0.0.1", server.port, "me", "me", "auto", True, "host.example.org"),
             password,
