@@ -18,7 +18,7 @@ from worker.queue.control import Fault
 from worker.queue.gate import Gate
 from worker.sending import delivery as path
 from worker.sending.account import Judgement
-from worker.sending.delivery import Delivery, Disposition, Later, Options, Queued
+from worker.sending.delivery import Back, Delivery, Disposition, Later, Options, Queued
 from worker.sending.transports.base import Claim, Transport
 
 
@@ -122,6 +122,8 @@ class Queue:
                     case Later(attempts=attempts, slow_downs=slow_downs, losses=losses):
                         again = (subscriber, Queued(subscriber, attempts, slow_downs, losses))
                         asyncio.get_running_loop().call_later(0.05, waiting.put_nowait, again)
+                    case Back():
+                        waiting.put_nowait((subscriber, queued))
                     case _:
                         unfinished -= 1
 
@@ -131,6 +133,7 @@ class Queue:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path, "HINDERED_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(path, "LONGEST_HELD_SECONDS", 1.0)
 
 
 @pytest.fixture(params=[False, True], ids=["one by one", "pipelined"])
@@ -159,11 +162,21 @@ async def test_recipients_under_whom_the_server_hangs_up_end_and_hold_nobody_up(
     assert all(isinstance(queue.ledger.last(each), Sent) for each in good)
     for each in bad:
         result = queue.ledger.last(each)
-        assert isinstance(result, Failed)
+        assert isinstance(result, Failed), queue.seen[each]
         assert "before the reply to RCPT TO" in result.reason
-        # Two that cost nothing, and its attempts; a few more while nobody else was there.
-        assert queue.tries[each] <= tries_within(1) + 5
+        # Two that cost nothing, and its attempts; a few more if bad ones alone were under way.
+        assert queue.tries[each] <= tries_within(1) + 7
     assert queue.ledger.claimed == set()
+
+
+async def test_a_mail_that_is_hindered_at_its_campaigns_end_ends_too(transport: Transport, peer: SmtpPeer) -> None:
+    peer.server.recipients = {"bad@example.org": "close"}
+    queue = Queue(transport, asyncio.Event())
+    async with asyncio.timeout(10):
+        await queue.run("good", "bad", at_once=1)
+    assert isinstance(queue.ledger.last("bad"), Failed)
+    assert queue.tries["bad"] == 5
+    assert queue.gate.seconds == 0
 
 
 async def test_a_refusal_with_a_hang_up_fails_at_once(transport: Transport, peer: SmtpPeer) -> None:

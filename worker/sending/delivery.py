@@ -50,6 +50,9 @@ OTHERS_SECONDS = 60.0
 #: no others. Once is no proof, since it happens to all that are under way when an outage begins.
 HINDERED_DELAY_SECONDS = 1.0
 HINDERED_WEIGHT = 5
+#: If nobody else sends any more after the first time, it comes back after so long: that an outage begins just then and
+#: takes longer, though the server greets and lets in, is less likely than that it's the mail.
+HINDERED_ALONE_SECONDS = 600.0
 #: So many hindered mails are remembered, those of late.
 MAX_REMEMBERED = 1_000
 
@@ -135,6 +138,14 @@ class Options:
     hold_uncertain: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Hindrance:
+    """When a mail was hindered last, on the loop's clock, and whether others ever got through meanwhile."""
+
+    at: float
+    among_others: bool
+
+
 class Delivery:
     """Delivers jobs by one transport and account. Its waits end early once the process is stopping. `sent` counts."""
 
@@ -156,7 +167,7 @@ class Delivery:
         self._options = options
         self._outage = Outage(gate)
         self._accepted_at = -OTHERS_SECONDS
-        self._hindered_at: dict[str, float] = {}
+        self._hindered: dict[str, _Hindrance] = {}
         self.sent = 0
         self._claimants = (f"{process}:{number}" for number in itertools.count())
 
@@ -212,6 +223,11 @@ class Delivery:
                 if isinstance(outcome, Hindered):
                     if not self._is_to_blame(queued, seconds=HINDERED_DELAY_SECONDS):
                         await attempt.release(outcome.reason)
+                        if self._hindered[queued.identity].among_others:
+                            slow_downs = queued.slow_downs + HINDERED_WEIGHT
+                            return Later(
+                                int(HINDERED_ALONE_SECONDS * 1000), queued.attempts, slow_downs, outcome.reason
+                            )
                         self._outage.began(outcome.reason)
                         continue
                 elif not isinstance(outcome, NotClaimed):
@@ -255,12 +271,13 @@ class Delivery:
         """Whether a mail that was hindered is to blame itself: others got through since it was hindered before, or in
         so many seconds before the first time. An account that is used up refuses right after it accepted others."""
         now = asyncio.get_running_loop().time()
-        before = self._hindered_at.pop(queued.identity, now - seconds)
-        self._hindered_at[queued.identity] = now
-        if len(self._hindered_at) > MAX_REMEMBERED:
-            del self._hindered_at[next(iter(self._hindered_at))]
+        before = self._hindered.pop(queued.identity, _Hindrance(now - seconds, among_others=False))
+        others = self._accepted_at > before.at
+        self._hindered[queued.identity] = _Hindrance(now, among_others=others or before.among_others)
+        if len(self._hindered) > MAX_REMEMBERED:
+            del self._hindered[next(iter(self._hindered))]
         # Once this was seen often enough, it proves nothing that nobody else sends.
-        return self._accepted_at > before or queued.slow_downs >= MAX_SLOW_DOWNS
+        return others or queued.slow_downs >= MAX_SLOW_DOWNS
 
     async def fail(self, entry: Entry, reason: str) -> None:
         """Records that a recipient's job can't become a mail."""
