@@ -409,3 +409,33 @@ async def test_a_ledger_of_100_000_takes_at_most_15_mb(ledgers: Ledgers) -> None
     await asyncio.gather(*(ledger.record(entry, "", Sent("250")) for entry in entries))
     used: Any = ledgers.redis.memory_usage(keys.ledger("c"), samples=0)
     assert used * 5 <= 15_000_000
+
+
+async def test_a_new_start_ends_a_pause_only_with_other_credentials(ledgers: Ledgers, client: CountingRedis) -> None:
+    def account(credentials: str) -> Account:
+        return Account(client, ACCOUNT, "p1", max_connections=0, first_pause_seconds=60, credentials=credentials)
+
+    ledger = ledgers.of("p1")
+    await account("old").refused(AccountRefused("The account is blocked.", "sending"))
+    await account("old").begin()
+    assert (await ledger.claim(mail(), "p1:1"))[0] is Verdict.WAIT
+    await account("new").begin()
+    assert (await ledger.claim(mail(), "p1:1"))[0] is Verdict.CLAIMED
+    # Nothing was refused with these: nothing to forget.
+    ledgers.redis.hset(keys.account(ACCOUNT), mapping={"interval_ms": 500, "slowed_at": int(time.time() * 1000)})
+    await account("other").begin()
+    assert ledgers.redis.hget(keys.account(ACCOUNT), "interval_ms") == b"500"
+
+
+async def test_what_was_listed_as_sent_again_is_held_once_that_is_asked_for(ledgers: Ledgers) -> None:
+    first = ledgers.of("p1")
+    assert (await first.claim(mail(), "p1:1"))[0] is Verdict.CLAIMED
+    await first.record(mail(), "p1:1", Uncertain("lost"))
+    [listed] = UncertainMails(ledgers.redis).all()
+    assert not listed.held
+    # With another message of the same recipient, after a change of the setting.
+    again = Entry("c", "s0", "another identity")
+    assert (await ledgers.of("p2", hold_uncertain=True).claim(again, "p2:1"))[0] is Verdict.HELD
+    [listed] = UncertainMails(ledgers.redis).all()
+    assert listed.held
+    assert again.name == listed.entry.name

@@ -77,6 +77,8 @@ def test_systemd_waits_longer_than_any_program(rendered: Path) -> None:
     # worker_stop_timeout_seconds is at most 600.
     assert "TimeoutStopSec=660\n" in text
     assert "KillMode=mixed\n" in text
+    # The kernel kills one worker for its memory; systemd would stop all of them.
+    assert "OOMPolicy=continue\n" in text
 
 
 def test_the_journal_is_limited(rendered: Path) -> None:

@@ -81,6 +81,7 @@ class Settings:
     bullmq_keep_completed: int
     bullmq_keep_failed: int
     concurrency: int
+    max_memory_mb: int
     stop_timeout_seconds: int
     retry_hours: int
     max_attempts: int
@@ -194,6 +195,7 @@ def _read(reader: "_Reader") -> Settings:
         bullmq_keep_completed=reader.integer("BULLMQ_KEEP_COMPLETED", default=1000, low=0, high=1_000_000),
         bullmq_keep_failed=reader.integer("BULLMQ_KEEP_FAILED", default=5000, low=1, high=1_000_000),
         concurrency=reader.integer("WORKER_CONCURRENCY", default=5, low=1, high=500),
+        max_memory_mb=reader.integer("WORKER_MAX_MEMORY_MB", default=0, low=0, high=1_000_000),
         stop_timeout_seconds=reader.integer("WORKER_STOP_TIMEOUT_SECONDS", default=30, low=1, high=3600),
         retry_hours=reader.integer("MAIL_RETRY_HOURS", default=24, low=0, high=168),
         max_attempts=reader.integer("MAIL_MAX_ATTEMPTS", default=5, low=1, high=50),

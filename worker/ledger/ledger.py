@@ -116,8 +116,9 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The mail's field in `mail:uncertain`."""
-        return json.dumps([self.campaign_id, self.subscriber_id, self.identity], ensure_ascii=False)
+        """The mail's field in `mail:uncertain`: one for a recipient, however many messages of it there are."""
+        identity = self.identity if self.campaign_id is None else ""
+        return json.dumps([self.campaign_id, self.subscriber_id, identity], ensure_ascii=False)
 
     def for_script(self) -> list[str]:
         """See lua/states.lua."""

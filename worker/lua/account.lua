@@ -15,7 +15,9 @@
 --   stop     reason, ms of the first pause, of the longest, kind   it refuses the account: `login` or `sending`
 --   same     reply, ms of the first pause, of the longest, recipient, domain, campaign, others accepted (0 or 1)
 --                                                                  it refused a recipient in words that may mean all
---   resume   -                                                     an operator or a new start says: try now
+--   resume   -                                                     an operator says: try now
+--   begin    -                                                     a process starts; if it has other credentials than
+--                                                                  those that were refused, likewise
 --   connect  process, its open connections, the most for the fleet (0: no limit)
 --   count    process, its open connections                         some were closed
 --
@@ -23,6 +25,8 @@
 -- works by now, -2 while the fleet has all that it may have, or others come first; of `stop`, until the next try. Of
 -- `same` a list: fail, again, account or campaign, and the last two with recipients, domains, seconds, mails that were
 -- accepted, and the reply, as they were when the account was paused.
+-- The last argument of all: something that changes with the account's credentials.
+local CREDENTIALS = ARGV[#ARGV]
 local SLOWEST_INTERVAL_MS = 60000
 local SAME_EPISODE_MS = 2000
 -- Who wants a connection asks twice a second.
@@ -66,7 +70,7 @@ local function stop(reason, first_ms, longest_ms, kind)
     until_ms = NOW_MS + pause_ms
   end
   redis.call('HSET', KEYS[1], 'stopped', reason, 'stopped_kind', kind, 'stopped_until', until_ms,
-    'pause_ms', pause_ms, 'stopped_at', NOW_MS)
+    'pause_ms', pause_ms, 'stopped_at', NOW_MS, 'stopped_with', CREDENTIALS)
   return math.max(until_ms - NOW_MS, 0)
 end
 
@@ -166,9 +170,10 @@ elseif happened == 'same' then
   return judge(unpack(ARGV, 2))
 elseif happened == 'stop' then
   return stop(ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-elseif happened == 'resume' then
+elseif happened == 'resume'
+  or (happened == 'begin' and (redis.call('HGET', KEYS[1], 'stopped_with') or CREDENTIALS) ~= CREDENTIALS) then
   redis.call('HDEL', KEYS[1], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms', 'hold_until', 'interval_ms',
-    'slowed_at')
+    'slowed_at', 'stopped_with')
   redis.call('HSET', KEYS[1], 'resumed_at', NOW_MS)
 elseif happened == 'connect' then
   local answer = 0

@@ -146,8 +146,10 @@ local function claim(mail, claimant, job, again, suspect)
   if kind == 's' or kind == 'f' or kind == 'g' then
     return 'done', 0
   elseif kind == 'u' and config.hold then
-    -- Another message of the same mail has another name, and is held as well.
-    redis.call('HSETNX', KEYS[3], mail[4], cjson.encode({ since_ms, detail, 'held' }))
+    -- It was listed as sent again where that is what `hold` has replaced.
+    if not is_held(mail[4], KEYS[3]) then
+      redis.call('HSET', KEYS[3], mail[4], cjson.encode({ since_ms, detail, 'held' }))
+    end
     return 'held', 0
   elseif kind == 'c' and detail ~= claimant then
     local owner = string.match(detail, '^[^:]*')

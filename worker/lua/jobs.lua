@@ -7,6 +7,7 @@
 -- KEYS[4]   dramatiq:mail              LIST of ids in the order in which producers queued them
 -- KEYS[5]   mail:alive                 ZSET of living processes
 -- KEYS[6]   mail:control               HASH campaign -> paused:REASON | cancelled:REASON
+-- KEYS[7]   mail:uncertain             HASH mail -> [ms, why, held | resent | given up]
 -- ARGV[1]   process
 -- ARGV[2]   JSON [[what to do, id, timestamp, …], …], with mails as in states.lua and what to keep as in bullmq.lua:
 --   done   mail, returnvalue, keep completed, keep failed   the ledger had its result before
@@ -38,7 +39,7 @@ end
 
 -- Spent: 1 if an attempt is, 0 if not; then the job counts as never started.
 local function put_off(id, wait_ms, spent)
-  redis.call('HDEL', QUEUE .. id, 'pb')
+  redis.call('HDEL', QUEUE .. id, 'pb', 'mail:deaths')
   if spent == 1 then
     redis.call('HINCRBY', QUEUE .. id, 'atm', 1)
   else
@@ -85,6 +86,10 @@ local actions = {
     end
   end,
   hold = function(id, name, reason)
+    if not is_held(name, KEYS[7]) then
+      give_back_job(id) -- It was decided meanwhile.
+      return
+    end
     local timestamp = redis.call('HGET', QUEUE .. id, 'timestamp')
     redis.call('HSET', KEYS[3], name, cjson.encode({ bullmq = { queue = KEYS[1], id = id, timestamp = timestamp } }))
     finish(id, 'failed', 'uncertain: ' .. reason, KEEP)

@@ -78,7 +78,7 @@ for _, item in ipairs(results) do
   local claimed_at = claimant ~= '' and tonumber(redis.call('ZSCORE', KEYS[8], claimant) or 0) or 0
   leave_place(claimant, result ~= 'r' and result ~= 'f')
   if result == 's' and not recorded and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
-    redis.call('HDEL', KEYS[7], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms')
+    redis.call('HDEL', KEYS[7], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms', 'stopped_with')
   end
   if result == 'r' then
     if kind == 'c' and detail == claimant then
@@ -113,6 +113,9 @@ for _, item in ipairs(results) do
       end
       if result == 'g' then
         list_uncertain(mail, KEYS[3], words, 'given up', config.ledger_seconds)
+      end
+      if kind == 'g' then
+        count(mail, 'given_up', -1, config.ledger_seconds)
       end
       count(mail, names[result], 1, config.ledger_seconds)
       if mail[1] ~= '' then

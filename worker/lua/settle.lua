@@ -3,6 +3,7 @@
 -- KEYS[12]  mail:fetched:PROCESS            SET of ids that the process has fetched and not settled yet
 -- KEYS[13]  mail:uncertain:msgs             HASH mail -> message that is held
 -- KEYS[14]  mail:woken                      LIST of ids that woke idle processes
+-- KEYS[15]  mail:uncertain                  HASH mail -> [ms, why, held | resent | given up]
 -- ARGV      five for each message: what to do, id, and three more by what is to be done:
 --   ack       -                                   it's done with
 --   nack      reason                              to the dead letters
@@ -14,6 +15,7 @@
 --
 -- Returns the number of messages that were settled.
 local settled = 0
+local deaths = redis.call('EXISTS', DEATHS) == 1
 for i = 1, #ARGV, 5 do
   local action, id, first, second, third = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   if action == 'stranded' then
@@ -32,6 +34,9 @@ for i = 1, #ARGV, 5 do
     end
   elseif redis.call('SREM', KEYS[12], id) == 1 then
     settled = settled + 1
+    if deaths then
+      redis.call('HDEL', DEATHS, id)
+    end
     if action == 'ack' then
       redis.call('HDEL', MESSAGES, id)
     elseif action == 'nack' then
@@ -49,9 +54,11 @@ for i = 1, #ARGV, 5 do
       redis.call('HDEL', MESSAGES, id)
       redis.call('HSET', DELAYED_MESSAGES, first, second)
       redis.call('ZADD', DUE, NOW_MS + third, first)
-    elseif action == 'hold' then
+    elseif action == 'hold' and is_held(first, KEYS[15]) then
       redis.call('HSET', KEYS[13], first, redis.call('HGET', MESSAGES, id))
       redis.call('HDEL', MESSAGES, id)
+    elseif action == 'hold' then
+      redis.call('LPUSH', WAITING, id) -- It was decided meanwhile.
     end
   end
 end

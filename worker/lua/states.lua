@@ -41,6 +41,11 @@ local function count(mail, result, number, seconds)
   end
 end
 
+local function is_held(name, listed)
+  local found = redis.call('HGET', listed, name)
+  return found and cjson.decode(found)[3] == 'held'
+end
+
 -- Lists a mail for `mail-worker uncertain`; `held`, `resent` when it will be sent once more, or `given up`.
 local function list_uncertain(mail, listed, why, resolution, seconds)
   redis.call('HSET', listed, mail[4], cjson.encode({ REAL_MS, why, resolution }))

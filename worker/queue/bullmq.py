@@ -135,7 +135,7 @@ class BullQueue:
         self._bullmq = bullmq
         self._process = process
         self._script = client.register_script(script("clock", "states", "bullmq", "jobs"))
-        others = [keys.HELD_MESSAGES, keys.WAITING, keys.ALIVE, keys.CONTROL]
+        others = [keys.HELD_MESSAGES, keys.WAITING, keys.ALIVE, keys.CONTROL, keys.UNCERTAIN]
         self._keys = [*keys.bullmq_keys(bullmq), *others]
         self._settlements: Coalescer[JobSettlement, None] = Coalescer(
             self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError

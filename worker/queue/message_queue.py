@@ -35,13 +35,15 @@ _IDS = ("utf-8", "surrogateescape")
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """Ids and messages, and BullMQ's jobs; `unsorted` ids still wait to be looked at, the next delayed message is due
-    in `due_seconds`, None without one. `listens`: this process is the one that listens for BullMQ's jobs."""
+    in `due_seconds`, None without one. `listens`: this process is the one that listens for BullMQ's jobs. `alone`: what
+    was taken may have killed processes, and nothing else may be in work beside it."""
 
     messages: list[tuple[str, bytes]]
     jobs: list[BullJob]
     unsorted: int
     due_seconds: float | None
     listens: bool
+    alone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class MessageQueue:
         ]
         self._fetch = client.register_script(script("clock", "ids", "lanes", "bullmq", "bullmq_take", "fetch"))
         self._beat = client.register_script(script("clock", "ids", "lanes", "states", "bullmq", "bullmq_take", "beat"))
-        self._settle = client.register_script(script("clock", "ids", "lanes", "settle"))
+        self._settle = client.register_script(script("clock", "ids", "lanes", "states", "settle"))
         self._sort = client.register_script(script("clock", "ids", "lanes", "sort"))
         self._client = client
         self._settlements: Coalescer[Settlement, None] = Coalescer(
@@ -138,9 +140,10 @@ class MessageQueue:
             if answer is None and number == self._fence.number:
                 # It was raised in Redis alone, when that answer got lost.
                 await self._fence.up()
-        taken, jobs, unsorted, due_ms, listens = answer
+        taken, jobs, unsorted, due_ms, listens, alone = answer
         messages = [(identity.decode(*_IDS), data) for identity, data in zip(taken[::2], taken[1::2], strict=True)]
-        return Fetched(messages, [BullJob.read(job) for job in jobs], unsorted, _seconds(due_ms), listens == 1)
+        taken_jobs = [BullJob.read(job) for job in jobs]
+        return Fetched(messages, taken_jobs, unsorted, _seconds(due_ms), listens == 1, alone == 1)
 
     async def sort(self) -> int:
         """Sorts waiting messages into lanes, without taking one. Returns how many are left."""
@@ -212,7 +215,9 @@ class MessageQueue:
         for settlement in settlements:
             values = (*settlement.values, "", "", "")[:3]
             args += [settlement.action, settlement.redis_message_id.encode(*_IDS), *values]
-        await self._settle(keys=[*keys.QUEUE_KEYS, self._fetched, keys.HELD_MESSAGES, keys.WOKEN], args=args)
+        await self._settle(
+            keys=[*keys.QUEUE_KEYS, self._fetched, keys.HELD_MESSAGES, keys.WOKEN, keys.UNCERTAIN], args=args
+        )
         return [None] * len(settlements)
 
 

@@ -196,12 +196,16 @@ class MailWorker(dramatiq.Worker):
                 fetched = await self._queue.fetch(wanted - self._unfinished, 1 if probing else wanted)
                 self._unsorted = fetched.unsorted
                 self._next_due(fetched.due_seconds)
+                if fetched.alone:
+                    await self._until_all_is_finished()
                 for identity, data in fetched.messages:
                     self._accept(identity, data)
                 for job in fetched.jobs:
                     self._jobs_in_hand.add(job.id)
                     self._unfinished += 1
                     self._backlog.put_nowait(job)
+                if fetched.alone:
+                    await self._until_all_is_finished()
                 self._well()
                 self._listen(fetched.listens)
                 if not fetched.messages and not fetched.jobs and not fetched.unsorted:
@@ -210,6 +214,11 @@ class MailWorker(dramatiq.Worker):
                 lost = True
                 self._report(error)
                 await asyncio.sleep(REDIS_AGAIN_SECONDS)
+
+    async def _until_all_is_finished(self) -> None:
+        while self._unfinished:
+            self._room.clear()
+            await self._room.wait()
 
     async def _until_room(self) -> None:
         while not self._room.is_set():

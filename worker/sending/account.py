@@ -26,7 +26,7 @@ def _keys(name: str) -> list[str]:
 
 def resume_account(client: "redis.Redis", name: str) -> None:
     """What `Account.resume` does, for a command."""
-    client.register_script(script("clock", "account"))(keys=_keys(name), args=["resume"])
+    client.register_script(script("clock", "account"))(keys=_keys(name), args=["resume", ""])
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,11 @@ class Account:
         *,
         max_connections: int,
         first_pause_seconds: float,
+        credentials: str = "",
     ) -> None:
         """
         Args:
+            credentials: changes with them, and tells nothing about them.
             max_connections: of all processes together; 0 is no limit.
             first_pause_seconds: after the provider's first refusal of the account.
         """
@@ -71,6 +73,7 @@ class Account:
         self._process = process
         self._max_connections = max_connections
         self._first_pause_seconds = first_pause_seconds
+        self._credentials = credentials
         self._keys = _keys(name)
         self._reported, self._reported_at = "", 0.0
         self._script = client.register_script(script("clock", "account"))
@@ -106,9 +109,14 @@ class Account:
         whose: list[str | int] = [_digest(recipient), _digest(domain), campaign_id or "", int(others_accepted)]
         verdict, *told = await self._script(
             keys=[*self._keys, keys.same_words(self._name, _digest(words))],
-            args=["same", encodable(reply), *self._pauses_ms(), *whose],
+            args=["same", encodable(reply), *self._pauses_ms(), *whose, self._credentials],
         )
         return Judgement(cast("Literal['fail', 'again', 'account', 'campaign']", verdict.decode()), *told)
+
+    async def begin(self) -> None:
+        """A process starts: with other credentials than those that were refused, the next mail tries at once. With the
+        same ones it changes nothing: a process that crashes again and again must not hammer a blocked account."""
+        await self._say("begin")
 
     async def resume(self) -> None:
         """Forgets pauses and slow-downs: the next mail tries at once."""
@@ -134,7 +142,7 @@ class Account:
         return int(self._first_pause_seconds * 1000), int(longest * 1000)
 
     async def _say(self, *words: str | int) -> int:
-        answer: int = await self._script(keys=self._keys, args=list(words))
+        answer: int = await self._script(keys=self._keys, args=[*words, self._credentials])
         return answer
 
 

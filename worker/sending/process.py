@@ -22,12 +22,13 @@ from worker.queue.control import AsyncControl
 from worker.queue.gate import Gate
 from worker.queue.message_queue import WAIT_SECONDS, MessageQueue
 from worker.queue.processes import Process, forget, process_name, running_version
-from worker.queue.runner import Jobs, MailWorker, Rhythm
+from worker.queue.runner import Jobs, MailWorker, Rhythm, cancel
 from worker.sending.account import Account
 from worker.sending.actors import declare_actors
 from worker.sending.bullmq_jobs import BullJobs
 from worker.sending.checking import Checker
 from worker.sending.delivery import Delivery, Options
+from worker.sending.memory import watch_memory
 from worker.sending.sent_rows import SupabaseSentRows
 from worker.sending.transports.choice import account_name, destination, make_account, make_transport
 
@@ -126,7 +127,9 @@ async def _run(settings: Settings) -> None:
         f", and takes jobs of {settings.bullmq}" if settings.bullmq else "",
     )
     stopped = asyncio.create_task(_announce(stopping, settings))
+    memory = asyncio.create_task(watch_memory(stopping, settings.max_memory_mb))
     await worker.run(stopping, settings.stop_timeout_seconds)
+    await cancel(memory)
     await stopped
     await transport.close()
     await sent_rows.close()
@@ -157,8 +160,7 @@ async def _started(account: Account, stopping: asyncio.Event) -> bool:
     """Waits until Redis answers; False when it's time to stop instead."""
     while not stopping.is_set():
         try:
-            # A new start may come with a new password: whatever was refused before is worth a try.
-            await account.resume()
+            await account.begin()
             return True
         except redis.RedisError as error:
             logger.error("%s Trying again.", explain(error))
