@@ -69,7 +69,7 @@ def unindexed(
     make_campaign: MakeCampaign, services: Services, database: "psycopg.Connection[tuple[object, ...]]"
 ) -> Iterator[str]:
     """The name of a table of recipients in which looking up some takes its time, as without an index."""
-    make_campaign(3)
+    make_campaign(500)
     database.execute(
         "CREATE VIEW unindexed AS SELECT found.* FROM (SELECT pg_sleep(0.3)) AS sleep, campaign_subscribers AS found;"
         "GRANT SELECT ON unindexed TO service_role"

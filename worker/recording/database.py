@@ -20,8 +20,8 @@ from worker.recording.answers import explain_error, misshapen
 REQUEST_TIMEOUT_SECONDS = 20.0
 #: Supabase's own cap on the rows of one answer.
 PAGE_ROWS = 1000
-#: As many as one update's request holds.
-LOOKUP_ROWS = 180
+#: An answer's header repeats the request's URL (Content-Location), and many gateways pass 4 kB of it at most.
+LOOKUP_ROWS = 40
 #: Many servers take a request line of 8 kB at most (nginx's large_client_header_buffers); this leaves room for the rest
 #: of it, and for 180 UUIDs.
 MAX_ID_BYTES = 7200
