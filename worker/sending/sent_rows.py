@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import httpx
 
 REQUEST_TIMEOUT_SECONDS = 20.0
-#: UUIDs of this many recipients and campaigns keep a URL below 8 kB (database.py has the reason).
-AT_ONCE = 80
+#: UUIDs of this many recipients and campaigns keep a URL below 4 kB: many gateways pass no more of it in the answer's
+#: header (database.py).
+AT_ONCE = 40
 #: Supabase's own cap on the rows of one answer.
 ROWS_AT_MOST = 1000
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html: data exceptions.
