@@ -404,6 +404,6 @@ def test_a_campaign_that_no_row_can_have_keeps_no_other_one_from_being_recorded(
     wrong = {**jobs_of(campaign)[0]["data"], "campaignId": 7}
     app.ask("addBulk", jobs=[{"name": "x", "data": wrong}, *jobs_of(campaign)])
     wait_until(lambda: status(database, campaign) == "sent")
-    recorder.wait_for("campaign 7 can't be closed: Supabase refuses a value")
+    recorder.wait_for("campaign 7 is put aside: Supabase refuses a value")
     assert rows_sent(database, campaign) == 3
     assert "typo" not in programs.run("status")[1]
