@@ -33,7 +33,9 @@ local function give_back(list, ids, messages, target)
       redis.call('LPUSH', target, id)
     end
   end
-  redis.call('DEL', list)
+  if #ids > 0 then
+    redis.call('DEL', list)
+  end
   return #ids
 end
 
@@ -173,9 +175,10 @@ if ARGV[5] == '1' then
   give_back(KEYS[16], redis.call('LRANGE', KEYS[16], 0, -1), MESSAGES, WAITING)
 end
 -- Messages in lanes wake nobody: a process that died after it had sorted them may have been the only busy one.
-if ARGV[5] == '1' and redis.call('LLEN', WAITING) == 0 then
-  for _, class in ipairs(CLASSES) do
-    for _, campaign in ipairs(redis.call('ZRANGE', LANES .. ':' .. class, 0, -1)) do
+local lanes = { LANES .. ':high', LANES .. ':normal', LANES .. ':low' }
+if ARGV[5] == '1' and redis.call('EXISTS', unpack(lanes)) > 0 and redis.call('LLEN', WAITING) == 0 then
+  for _, lane in ipairs(lanes) do
+    for _, campaign in ipairs(redis.call('ZRANGE', lane, 0, -1)) do
       nudge(campaign)
     end
   end

@@ -68,8 +68,13 @@ local function emit(event, id, ...)
   redis.call('XADD', QUEUE .. 'events', 'MAXLEN', '~', max_events, '*', 'event', event, 'jobId', id, ...)
 end
 
+-- Asked once: no script of ours pauses a queue.
+local is_paused
 local function paused()
-  return redis.call('HEXISTS', QUEUE .. 'meta', 'paused') == 1
+  if is_paused == nil then
+    is_paused = redis.call('HEXISTS', QUEUE .. 'meta', 'paused') == 1
+  end
+  return is_paused
 end
 
 -- How many jobs may be taken now, and the ms until more may be if that's the limiter's matter.

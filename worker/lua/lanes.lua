@@ -146,6 +146,9 @@ end
 -- Moves messages that are due to the head of the waiting ones, where they also wake an idle process.
 -- Returns the ms until the next one is due, or an empty string.
 local function promote()
+  if redis.call('EXISTS', DELAYED, DUE) == 0 then
+    return ''
+  end
   for _, id in ipairs(redis.call('LPOP', DELAYED, 100) or {}) do
     local data = redis.call('HGET', DELAYED_MESSAGES, id)
     if data then

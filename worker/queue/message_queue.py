@@ -19,7 +19,7 @@ from worker.queue.bullmq import BullJob
 from worker.queue.processes import Process, this_month
 
 #: A blocking pop waits so long; longer than its socket time-out it mustn't be (redis_client.connect_async).
-WAIT_SECONDS = 60
+WAIT_SECONDS = 110
 SORT_AT_ONCE = 1000
 #: While no process has room, one of them sorts this often.
 SORT_EVERY_SECONDS = 0.5

@@ -1,5 +1,5 @@
 """Which worker and recorder processes are alive: each writes a line about itself into Redis, a worker with each beat of
-its queue (message_queue.py), a recorder once a minute."""
+its queue (message_queue.py), a recorder every two minutes, nearly."""
 
 import contextlib
 import json
@@ -19,9 +19,11 @@ from worker import __version__
 from worker.base import keys
 from worker.base.redis_client import CountingBlockingRedis, explain
 
-HEARTBEAT_SECONDS = 60.0
-#: Two missed heartbeats and some.
+HEARTBEAT_SECONDS = 110.0
+#: A heartbeat and some.
 SILENT_AFTER_SECONDS = 150.0
+#: To tell how many commands were sent is one more.
+REPORTED_COMMANDS = 20
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +88,9 @@ class Heartbeat:
             process = Process(self._name, running_version(), os.getpid(), self._concurrency, time.time())
             try:
                 self._client.hset(keys.PROCESSES, self._name, process.as_json())
-                self._client.hincrby(keys.COMMANDS, this_month(), commands - reported)
-                reported = commands
+                if commands - reported >= REPORTED_COMMANDS:
+                    self._client.hincrby(keys.COMMANDS, this_month(), commands - reported)
+                    reported = commands
             except redis.RedisError as error:
                 logger.error("%s", explain(error))
             if self._stopping.wait(HEARTBEAT_SECONDS):

@@ -28,6 +28,8 @@ RENEW_SECONDS = 86_400.0
 WATCH_CLOSED_SECONDS = 600.0
 LOOK_AT_CLOSED_SECONDS = 10.0
 LOOK_AT_OPEN_SECONDS = 90.0
+#: Campaigns open with their first result, which is news by itself.
+LOOK_FOR_OPEN_SECONDS = 220.0
 #: A campaign that stands still is searched for rows that came after their mails' results: so many pages at a time, and
 #: less and less often if there are none.
 SEARCH_PAGES = 10
@@ -104,7 +106,9 @@ class Campaigns:
         self._looks = {campaign: look for campaign, look in self._looks.items() if campaign in open_campaigns}
         for campaign_id in open_campaigns:
             self._try(campaign_id, self._look_at)
-        return LOOK_AT_CLOSED_SECONDS if self._watch_closed() else LOOK_AT_OPEN_SECONDS
+        if self._watch_closed():
+            return LOOK_AT_CLOSED_SECONDS
+        return LOOK_AT_OPEN_SECONDS if open_campaigns else LOOK_FOR_OPEN_SECONDS
 
     def _try(self, campaign_id: str, look: Callable[[str], None]) -> None:
         # One campaign's trouble keeps no other one from being closed, and no result from being recorded.

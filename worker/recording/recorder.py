@@ -19,9 +19,9 @@ from worker.recording.results import MOST_AT_ONCE, ResultWriter
 #: Results that come within this time share requests.
 GATHER_SECONDS = 0.5
 #: Each wait costs a command. Less than the client's socket time-out.
-IDLE_WAIT_MS = 45_000
-SOCKET_TIMEOUT_SECONDS = 60.0
-ABANDONED_EVERY_SECONDS = 90.0
+IDLE_WAIT_MS = 110_000
+SOCKET_TIMEOUT_SECONDS = 125.0
+ABANDONED_EVERY_SECONDS = 110.0
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 30.0
 
