@@ -1,6 +1,7 @@
 """An SMTP server that takes mails as fast as it can, or after a while, and counts them: the same one for all peers.
 
-TLS from the first byte or none, AUTH PLAIN and LOGIN with any password, PIPELINING. It answers lines on stdin in JSON.
+A recipient `hangs-up-…@` is refused, and the connection ended. TLS from the first byte or none, AUTH PLAIN and LOGIN
+with any password, PIPELINING. It answers lines on stdin in JSON.
 """
 
 import argparse
@@ -83,6 +84,10 @@ class Sink(asyncio.Protocol):
         else:
             if verb == b"RCPT":
                 self._rcpt = line[8:].decode(errors="replace").strip("<> ")
+                if self._rcpt.startswith("hangs-up-"):
+                    self._transport.write(b"550 5.1.1 no such mailbox\r\n")
+                    self._transport.close()
+                    return
             self._transport.write(b"250 2.0.0 ok\r\n")
 
     def _take(self) -> None:
