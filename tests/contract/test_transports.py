@@ -212,22 +212,26 @@ async def test_an_idle_connection_that_was_closed_is_replaced(transport: Transpo
 
 
 @on_smtp
-async def test_a_server_without_smtputf8_gets_no_such_address(transport: Transport, peer: SmtpPeer) -> None:
+@pytest.mark.parametrize(
+    ("field", "outcome_type", "words"),
+    [
+        ("to", Failed, "takes no addresses"),
+        ("from", SenderRefused, "takes no sender"),
+        ("replyTo", SenderRefused, "takes no replyTo"),
+    ],
+)
+async def test_a_server_without_smtputf8_gets_no_such_address(
+    transport: Transport, peer: SmtpPeer, field: str, outcome_type: type[Failed | SenderRefused], words: str
+) -> None:
+    internationalized = mail(**{field: "zoë@example.org"})
     peer.server.smtputf8 = False
-    outcome = await transport.send(mail(to="zoë@example.org"), Claim())
-    assert isinstance(outcome, Failed)
-    assert "SMTPUTF8" in outcome.reason
+    outcome = await transport.send(internationalized, Claim())
+    assert isinstance(outcome, outcome_type)
+    assert words in outcome.reason
     await transport.close()
     peer.server.smtputf8 = True
-    assert isinstance(await transport.send(mail(to="zoë@example.org"), Claim()), Sent)
+    assert isinstance(await transport.send(internationalized, Claim()), Sent)
     assert any("SMTPUTF8" in command for command in peer.server.commands if command.startswith("MAIL"))
-
-
-@on_smtp
-async def test_a_sender_that_needs_smtputf8_fails_no_recipient(transport: Transport, peer: SmtpPeer) -> None:
-    peer.server.smtputf8 = False
-    outcome = await transport.send(mail(**{"from": "nëws@example.com"}), Claim())
-    assert isinstance(outcome, SenderRefused)
 
 
 class ThreeConnections:

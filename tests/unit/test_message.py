@@ -101,7 +101,8 @@ def test_lines_are_within_the_limits_of_rfc_5322() -> None:
 def test_an_address_that_needs_smtputf8_goes_out_as_it_is() -> None:
     mail = mail_of(to={"name": "Zoë", "address": "zoë@example.com"})
     assert mail.needs_smtputf8
-    assert 'To: "Zoë" <zoë@example.com>'.encode() in mail.data
+    assert "\r\n <zoë@example.com>\r\n".encode() in mail.data
+    assert parsed(mail)["To"].addresses[0].display_name == "Zoë"
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r", exclude_categories=("Cc", "Cs")), max_size=300)

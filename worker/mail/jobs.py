@@ -8,10 +8,13 @@ from html import escape
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
 from worker.mail.addresses import Address, parse_address
 from worker.mail.fields import line, shorten, without_surrogates
+from worker.mail.header_fields import LONGEST_WORD, check_field
 
 MAX_BODY_CHARACTERS = 10_000_000
 MAX_ID_CHARACTERS = 200
 _LARGEST_WHOLE = 2**53
+# Between < and >.
+_LONGEST_URL = LONGEST_WORD - 2
 _BLANKS = " \t\n\v\f\r"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -213,6 +216,7 @@ def parse_headers(value: object) -> dict[str, str]:
         if name.lower() in _RESERVED_HEADERS:
             raise InvalidJob(f"headers can't set {name}: the worker writes it")
         headers[name] = line(content, f"headers.{name}")
+        check_field(name, headers[name])
     return headers
 
 
@@ -224,4 +228,9 @@ def _unsubscribe_url(fields: Mapping[str, object]) -> str | None:
     # RFC 8058 asks for https; the URL stands between < and > in the header.
     if not re.fullmatch(r"https://[!-;=?-~]+", url):
         raise InvalidJob(f"unsubscribeUrl must be an https:// address without spaces: {shorten(url)}")
+    if len(url) > _LONGEST_URL:
+        raise InvalidJob(
+            f"unsubscribeUrl has {len(url):,} characters, but a mail's line takes {_LONGEST_URL} (RFC 5322), and"
+            f" a URL can't be split: {shorten(url)}"
+        )
     return url

@@ -9,20 +9,13 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.header import Header
-from email.utils import format_datetime, quote
+from email.utils import format_datetime
 from functools import cached_property
 
-from worker.mail.addresses import Address
+from worker.mail.header_fields import address_field, job_field, text_field
 from worker.mail.jobs import Job
 from worker.mail.text import text_from_html
 
-# RFC 5322, 2.1.1: a line has at most 998 characters; beyond 78 it's folded.
-_FOLD_BEYOND = 78
-_LONGEST_WORD = 900
-# In base64 60 characters, which leave room for the longest field names in front of the first word.
-_ENCODED_WORD_BYTES = 45
-_CRLF = "\r\n"
 # Quoted-printable triples each non-ASCII byte, base64 adds a third to all: they break even at a sixth.
 _BASE64_FROM_SHARE = 6
 
@@ -50,8 +43,11 @@ class Mail:
 
     @property
     def needs_smtputf8(self) -> bool:
-        """Whether an address has a non-ASCII local part (RFC 6531)."""
-        return not (self.sender.isascii() and self.recipient.isascii())
+        """Whether an address has a non-ASCII local part, in a header field too (RFC 6531, 3.4)."""
+        reply_to = self.job.reply_to
+        return not (
+            self.sender.isascii() and self.recipient.isascii() and (reply_to is None or reply_to.email.isascii())
+        )
 
     @cached_property
     def text(self) -> str:
@@ -96,19 +92,15 @@ def build_mail(job: Job, identity: str, *, date: datetime | None = None) -> Mail
 def _data(mail: Mail) -> bytes:
     job = mail.job
     lines = [
-        _address_field("From", job.sender),
-        _address_field("To", job.to),
-        _field("Subject", job.subject),
+        address_field("From", job.sender),
+        address_field("To", job.to),
+        text_field("Subject", job.subject),
         f"Date: {format_datetime(mail.date)}",
         f"Message-ID: {mail.message_id}",
     ]
     if job.reply_to is not None:
-        lines.append(_address_field("Reply-To", job.reply_to))
-    # A URL in List-Unsubscribe mustn't be encoded, however long it is.
-    lines.extend(
-        f"{name}: {value}" if job.unsubscribe_url is not None and name.startswith("List-Unsub") else _field(name, value)
-        for name, value in mail.headers.items()
-    )
+        lines.append(address_field("Reply-To", job.reply_to))
+    lines.extend(job_field(name, value) for name, value in mail.headers.items())
     lines.append("MIME-Version: 1.0")
     head = "\r\n".join(lines).encode("utf-8") + b"\r\n"
     return head + _body(mail)
@@ -142,36 +134,3 @@ def _part(subtype: str, content: str) -> bytes:
         encoding, body = "quoted-printable", binascii.b2a_qp(raw, istext=True)
     head = f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
     return head.encode() + body.replace(b"\n", b"\r\n")
-
-
-def _address_field(name: str, address: Address) -> str:
-    if not address.email.isascii():
-        # Encoded words can't stand in an address: with SMTPUTF8 it goes out as it is (RFC 6532).
-        return f'{name}: "{quote(address.name)}" <{address.email}>' if address.name else f"{name}: {address.email}"
-    if not address.name:
-        return f"{name}: {address.email}"
-    if address.name.isascii():
-        return _field(name, f'"{quote(address.name)}" <{address.email}>')
-    return f"{name}: {_encoded_words(address.name)}{_CRLF} <{address.email}>"
-
-
-def _field(name: str, value: str) -> str:
-    if not value.isascii() or max(map(len, value.split(" "))) >= _LONGEST_WORD:
-        # ASCII folds at spaces only; a word that is too long for a line becomes encoded words, which fold anywhere.
-        return f"{name}: {_encoded_words(value)}"
-    if len(name) + 2 + len(value) <= _FOLD_BEYOND:
-        return f"{name}: {value}"
-    header = Header(value, "us-ascii", header_name=name, maxlinelen=_FOLD_BEYOND - 2)
-    return f"{name}: {header.encode(linesep=_CRLF)}"
-
-
-def _encoded_words(value: str) -> str:
-    """RFC 2047: words of at most 75 characters, none of which cuts a character in two, one on a line."""
-    words, start, raw = [], 0, value.encode("utf-8")
-    while start < len(raw):
-        end = min(start + _ENCODED_WORD_BYTES, len(raw))
-        while end < len(raw) and raw[end] & 0xC0 == 0x80:
-            end -= 1
-        words.append(f"=?utf-8?b?{base64.b64encode(raw[start:end]).decode()}?=")
-        start = end
-    return f"{_CRLF} ".join(words)

@@ -153,6 +153,12 @@ class SmtpTransport:
         host = self._server.host
         if not mail.sender.isascii():
             return SenderRefused(f"{host} takes no sender with non-ASCII characters (SMTPUTF8, RFC 6531)")
+        if mail.recipient.isascii():
+            # Sent without, it would be an illegal mail; without its Reply-To, answers would go astray.
+            return SenderRefused(
+                f"{host} takes no replyTo with non-ASCII characters (SMTPUTF8, RFC 6531): correct it in the app, or"
+                " worker_reply_to"
+            )
         return Failed(f"{host} takes no addresses with non-ASCII characters (SMTPUTF8, RFC 6531)")
 
     def _content(self, mail: Mail) -> bytes:
