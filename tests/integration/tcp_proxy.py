@@ -6,12 +6,13 @@ import threading
 
 
 class Proxy:
-    """Passes bytes on, each connection to whom was the target when it was made."""
+    """Passes bytes on, each connection to whom was the target when it was made, and keeps what each client sent."""
 
     def __init__(self, host: str, port: int) -> None:
         self.target = (host, port)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
+        self.sent: list[bytearray] = []
         self.port: int = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -28,13 +29,15 @@ class Proxy:
                 client, _ = self._listening.accept()
                 server = socket.create_connection(self.target)
                 self._open += [client, server]
-                for one, other in ((client, server), (server, client)):
-                    threading.Thread(target=_pass_on, args=(one, other), daemon=True).start()
+                self.sent.append(bytearray())
+                for one, other, copy in ((client, server, self.sent[-1]), (server, client, bytearray())):
+                    threading.Thread(target=_pass_on, args=(one, other, copy), daemon=True).start()
 
 
-def _pass_on(one: socket.socket, other: socket.socket) -> None:
+def _pass_on(one: socket.socket, other: socket.socket, copy: bytearray) -> None:
     with contextlib.suppress(OSError):
         while data := one.recv(65_536):
+            copy += data
             other.sendall(data)
     with contextlib.suppress(OSError):
         other.shutdown(socket.SHUT_WR)

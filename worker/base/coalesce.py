@@ -18,6 +18,8 @@ class Coalescer(Generic[Item, Answer]):
         *,
         alone_after: type[Exception],
         at_most: int = 100,
+        size: Callable[[Item], int] = lambda _: 0,
+        at_most_size: int = 0,
         linger_seconds: float = 0.0,
     ) -> None:
         """
@@ -25,11 +27,15 @@ class Coalescer(Generic[Item, Answer]):
             call: takes items, returns as many answers in the same order.
             alone_after: an error that one item may cause; each item of such a call gets a call of its own.
             at_most: items of one call.
+            size: of an item, in bytes; 0 where items are small by nature.
+            at_most_size: of all items of a call; a bigger one goes alone.
             linger_seconds: how long the first item waits for others, for calls that nobody waits for.
         """
         self._call = call
         self._alone_after = alone_after
         self._at_most = at_most
+        self._size = size
+        self._at_most_size = at_most_size
         self._linger_seconds = linger_seconds
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._runner: asyncio.Task[None] | None = None
@@ -56,13 +62,23 @@ class Coalescer(Generic[Item, Answer]):
             # The other tasks that are ready now may have items too.
             await asyncio.sleep(self._linger_seconds)
             while self._waiting:
-                batch, self._waiting = self._waiting[: self._at_most], self._waiting[self._at_most :]
+                number = self._fitting()
+                batch, self._waiting = self._waiting[:number], self._waiting[number:]
                 if await self._settle(batch):
                     continue
                 for alone in batch:
                     await self._settle([alone])
         finally:
             self._runner = None
+
+    def _fitting(self) -> int:
+        """How many of those that wait go in one call."""
+        size = 0
+        for number, (item, _) in enumerate(self._waiting[: self._at_most]):
+            size += self._size(item)
+            if number and size > self._at_most_size:
+                return number
+        return self._at_most
 
     async def _settle(self, batch: "list[tuple[Item, asyncio.Future[Answer]]]") -> bool:
         """Makes one call; False if its items are to be tried one by one."""

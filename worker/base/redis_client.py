@@ -18,6 +18,9 @@ from worker.base.settings import Secret
 CONNECT_TIMEOUT_SECONDS = 5.0
 #: A socket that stalls this long counts as cut. Blocking commands ask for less.
 SOCKET_TIMEOUT_SECONDS = 15.0
+#: Messages that go in one request have no more together (one alone may have 5 MB): Upstash takes 10 MB a request on its
+#: smaller plans.
+REQUEST_BYTES = 4_000_000
 
 
 class _BlockingConnection(redis.Connection):

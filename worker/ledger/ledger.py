@@ -28,6 +28,8 @@ FLIGHT_SECONDS = 180
 LEDGER_SECONDS = 30 * 86_400
 #: The ledger keeps this much of a server's reply, for memory's sake.
 REASON_CHARACTERS = 200
+#: A job keeps this much of the reply to an accepted mail: a server may send 64 kB, and a hundred results go together.
+REPLY_CHARACTERS = 1000
 #: A campaign isn't paused for its first few failures.
 PAUSE_FROM_FAILURES = 20
 
@@ -87,7 +89,7 @@ class QueuedJob:
 
     def returnvalue(self, reply: str) -> str:
         """As nodemailer's, which the app's own worker would have returned."""
-        value = {"messageId": self.message_id, "response": encodable(reply)}
+        value = {"messageId": self.message_id, "response": encodable(reply[:REPLY_CHARACTERS])}
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     def end(self, reply: str) -> list[object]:

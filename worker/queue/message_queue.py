@@ -13,7 +13,7 @@ import redis
 from worker.base import keys
 from worker.base.coalesce import Coalescer
 from worker.base.fence import Fence
-from worker.base.redis_client import CountingRedis, script
+from worker.base.redis_client import REQUEST_BYTES, CountingRedis, script
 from worker.ledger.ledger import LEDGER_SECONDS
 from worker.queue.bullmq import BullJob
 from worker.queue.processes import Process, this_month
@@ -66,6 +66,11 @@ class Settlement:
     redis_message_id: str
     values: tuple[str | bytes | int, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """About so many bytes; a message that comes again later is in it."""
+        return sum(len(value) for value in self.values if not isinstance(value, int))
+
 
 class MessageQueue:
     """One process's queue. Every method raises redis.RedisError while Redis is away."""
@@ -117,7 +122,11 @@ class MessageQueue:
         self._sort = client.register_script(script("clock", "ids", "lanes", "sort"))
         self._client = client
         self._settlements: Coalescer[Settlement, None] = Coalescer(
-            self._settle_all, linger_seconds=SETTLE_LINGER_SECONDS, alone_after=redis.ResponseError
+            self._settle_all,
+            linger_seconds=SETTLE_LINGER_SECONDS,
+            alone_after=redis.ResponseError,
+            size=lambda settlement: settlement.size,
+            at_most_size=REQUEST_BYTES,
         )
 
     async def fetch(self, wanted: int, jobs_wanted: int) -> Fetched:

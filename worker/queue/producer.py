@@ -11,10 +11,11 @@ from uuid import uuid4
 import redis
 
 from worker.base import keys
+from worker.base.redis_client import REQUEST_BYTES
 from worker.errors import InvalidFile, InvalidJob
 from worker.mail.jobs import Defaults, parse_job, recipient_key
 
-#: 500 jobs of 10 kB are 5 MB in one transaction: few round trips, and no Redis stalls on it.
+#: In one transaction: few round trips, and no Redis stalls on it.
 CHUNK_JOBS = 500
 MAX_MISTAKES_SHOWN = 20
 #: As lua/lanes.lua has it: a process would have to hold several copies of it at a time.
@@ -97,15 +98,17 @@ def enqueue(client: "redis.Redis", jobs: Iterator[object]) -> Iterator[int]:
     Raises:
         redis.RedisError: the chunks before it are queued, this one isn't.
     """
-    queued = 0
+    queued = size = 0
     messages: dict[str, str] = {}
     for job in jobs:
         identity = str(uuid4())
-        messages[identity] = _message(job, identity)
-        if len(messages) == CHUNK_JOBS:
+        message = _message(job, identity)
+        size += len(message)
+        if messages and (len(messages) == CHUNK_JOBS or size > REQUEST_BYTES):
             _push(client, messages)
             yield (queued := queued + len(messages))
-            messages = {}
+            messages, size = {}, len(message)
+        messages[identity] = message
     if messages:
         _push(client, messages)
         yield queued + len(messages)
