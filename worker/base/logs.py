@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections import OrderedDict
 from typing import Any
 
 import redis
@@ -11,6 +12,8 @@ from worker.base.redis_client import explain
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 REPEAT_AFTER_SECONDS = 60.0
+#: So many different warnings are known at a time; a thousand others later one is logged again.
+KNOWN_WARNINGS = 1000
 
 
 def set_up_logging(level: str) -> None:
@@ -42,16 +45,20 @@ class Seldom(logging.Filter):
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._seconds = seconds
-        self._last: dict[str, float] = {}
+        self._logged: OrderedDict[str, float] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
         text, now = record.getMessage(), time.monotonic()
-        if now - self._last.get(text, -self._seconds) < self._seconds:
+        # The oldest come first, so that a line costs the same however many are known.
+        while self._logged and now - next(iter(self._logged.values())) >= self._seconds:
+            self._logged.popitem(last=False)
+        if text in self._logged:
             return False
-        self._last = {old: at for old, at in self._last.items() if now - at < self._seconds}
-        self._last[text] = now
+        self._logged[text] = now
+        if len(self._logged) > KNOWN_WARNINGS:
+            self._logged.popitem(last=False)
         return True
 
 
