@@ -3,16 +3,17 @@ reads Redis only."""
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from worker.base import keys
+from worker.base.redis_client import script
 from worker.mail.pacing import Limit, seconds_to_send
 from worker.queue.bullmq_view import BullView, look
-from worker.queue.processes import Process, alive, this_month
+from worker.queue.processes import SILENT_AFTER_SECONDS, Process, read_line, this_month
 
 #: https://upstash.com/pricing/redis: pay as you go, after the free commands of a month.
 DOLLARS_PER_COMMAND = 0.2 / 100_000
@@ -48,7 +49,8 @@ class AccountStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A look at the whole fleet. `oldest_seconds` is the age of the message that waits longest, None without one."""
+    """A look at the whole fleet. `oldest_seconds` is the age of the message that waits longest, None without one. Of
+    campaigns and processes it holds some, and how many there are."""
 
     waiting: int
     paused: int
@@ -61,9 +63,14 @@ class Status:
     parked: int
     #: Campaign → why the database takes nothing of it.
     parked_campaigns: dict[str, str]
+    number_of_parked_campaigns: int
     commands: int
     processes: list[Process]
+    number_of_processes: int
+    #: Processes that send.
+    working: int
     campaigns: list[CampaignCounts]
+    number_of_campaigns: int
     account: AccountStatus
     #: None without such a queue.
     bullmq: BullView | None = None
@@ -82,61 +89,75 @@ class Status:
         return seconds_to_send(mails, self.account.limits, self.account.used, self.account.speed)
 
 
-def read_status(client: "redis.Redis", account: str, limits: Sequence[Limit], bullmq: str) -> Status:
-    """Reads it all.
+def read_status(
+    client: "redis.Redis", account: str, limits: Sequence[Limit], bullmq: str, processes: Collection[str] = ()
+) -> Status:
+    """Reads it all: one command, and one more for BullMQ's queue.
 
     Args:
         bullmq: BullMQ's queue, `PREFIX:QUEUE`; empty without one.
+        processes: those that it holds in any case, by name.
 
     Raises:
         redis.RedisError: Redis is away.
     """
-    # Dramatiq's own count would register a heartbeat for a process that isn't there.
-    heartbeats: Any = client.zrange(keys.ALIVE, 0, -1)
-    with client.pipeline(transaction=False) as pipeline:
-        pipeline.hlen(keys.MESSAGES)
-        pipeline.hlen(keys.DELAYED_MESSAGES)
-        pipeline.zcard(keys.DEAD_LETTERS)
-        pipeline.hlen(keys.HELD_MESSAGES)
-        pipeline.lindex(keys.WAITING, 0)
-        pipeline.lindex(keys.lane(""), 0)
-        pipeline.xlen(keys.OUTBOX)
-        pipeline.xlen(keys.PARKED_RESULTS)
-        pipeline.hgetall(keys.PARKED_CAMPAIGNS)
-        pipeline.hget(keys.COMMANDS, this_month())
-        pipeline.smembers(keys.OPEN_CAMPAIGNS)
-        pipeline.hgetall(keys.CONTROL)
-        for process in heartbeats:
-            pipeline.scard(keys.fetched(process.decode()))
-        answers: list[Any] = pipeline.execute()
-    messages, delayed, dead, held, *heads, outbox, parked, parked_campaigns, commands, campaign_ids, control = answers[
-        :12
-    ]
-    in_work = sum(answers[12:])
-    paused = {name for name, state in control.items() if state.startswith(b"paused")}
-    campaigns = [
-        _campaign(client, name.decode(), control.get(name, b"").decode(), bullmq)
-        for name in sorted({*campaign_ids, *paused})
-    ]
-    heads += [client.lindex(keys.lane(campaign.campaign_id), 0) for campaign in campaigns]
-    ages = [age for age in (_age_seconds(client, head) for head in heads) if age is not None]
+    found = _ask(client, account, limits, bullmq, processes)
+    oldest_ms = found["oldest_ms"]
     return Status(
-        waiting=max(messages - in_work, 0),
-        paused=sum(campaign.waiting for campaign in campaigns if campaign.state.startswith("paused")),
-        in_work=in_work,
-        delayed=delayed,
-        dead_letters=dead,
-        held=held,
-        oldest_seconds=max(ages, default=None),
-        outbox=outbox,
-        parked=parked,
-        parked_campaigns={name.decode(): json.loads(value)[1] for name, value in sorted(parked_campaigns.items())},
-        commands=int(commands or 0),
-        processes=alive(client),
-        campaigns=campaigns,
-        account=_account(client, account, limits),
+        waiting=max(found["messages"] - found["in_work"], 0),
+        paused=found["paused"],
+        in_work=found["in_work"],
+        delayed=found["delayed"],
+        dead_letters=found["dead"],
+        held=found["held"],
+        oldest_seconds=max(found["real_ms"] - oldest_ms, 0) / 1000 if oldest_ms else None,
+        outbox=found["outbox"],
+        parked=found["parked"],
+        parked_campaigns=dict(found["parked_campaigns"]),
+        number_of_parked_campaigns=found["number_of_parked_campaigns"],
+        commands=found["commands"],
+        processes=sorted((read_line(line) for _, line in found["processes"]), key=lambda process: process.name),
+        number_of_processes=found["number_of_processes"],
+        working=found["working"],
+        campaigns=[_campaign(*row) for row in sorted(found["campaigns"])],
+        number_of_campaigns=found["number_of_campaigns"],
+        account=_account(account, limits, found),
         bullmq=look(client, bullmq) if bullmq else None,
     )
+
+
+def _ask(
+    client: "redis.Redis", account: str, limits: Sequence[Limit], bullmq: str, processes: Collection[str]
+) -> dict[str, Any]:
+    status_keys = [
+        keys.WAITING,
+        keys.MESSAGES,
+        keys.DELAYED_MESSAGES,
+        keys.DEAD_LETTERS,
+        keys.HELD_MESSAGES,
+        keys.OUTBOX,
+        keys.PARKED_RESULTS,
+        keys.PARKED_CAMPAIGNS,
+        keys.COMMANDS,
+        keys.OPEN_CAMPAIGNS,
+        keys.CONTROL,
+        keys.ALIVE,
+        keys.PROCESSES,
+        keys.LANES,
+        keys.account(account),
+        keys.in_flight(account),
+        *(keys.window(account, limit.window_ms) for limit in limits),
+    ]
+    args: list[str | int] = [
+        this_month(),
+        keys.bullmq_parked(bullmq, ""),
+        int(SILENT_AFTER_SECONDS * 1000),
+        json.dumps([limit.window_ms for limit in limits]),
+        json.dumps(dict.fromkeys(processes, 1)),
+    ]
+    answer: Any = client.register_script(script("clock", "status"))(keys=status_keys, args=args)
+    found: dict[str, Any] = json.loads(answer.decode(errors="replace"))
+    return found
 
 
 def show(status: Status) -> Iterator[str]:
@@ -158,17 +179,21 @@ def show(status: Status) -> Iterator[str]:
         yield f"put aside  {status.parked} results that Supabase refuses (XRANGE {keys.PARKED_RESULTS} - +)"
     for campaign_id, reason in status.parked_campaigns.items():
         yield f"put aside  campaign {campaign_id}: {reason} Then: mail-worker reconcile {campaign_id} --repair"
+    if more := status.number_of_parked_campaigns - len(status.parked_campaigns):
+        yield f"put aside  {more} campaigns more (HGETALL {keys.PARKED_CAMPAIGNS})"
     if status.held:
         yield f"held       {status.held} mails that may have been accepted: see mail-worker uncertain list"
     if status.dead_letters:
         yield f"dead       {status.dead_letters} messages that can't be worked on: see mail-worker dead list"
-    if not any(process.concurrency for process in status.processes):
+    if not status.working:
         yield "workers    none: nothing will be sent; look at supervisorctl status on the hosts"
     now = time.time()
     for process in status.processes:
         at_once = f", {process.concurrency} mails at once" if process.concurrency else ""
         seen = f"seen {max(now - process.seen_at, 0):.0f} s ago"
         yield f"process    {process.name} {process.version}, pid {process.pid}{at_once}, {seen}"
+    if more := status.number_of_processes - len(status.processes):
+        yield f"process    and {more} more"
     for campaign in status.campaigns:
         uncertain = f", {campaign.uncertain} uncertain" if campaign.uncertain else ""
         state = f"; {campaign.state}" if campaign.state else ""
@@ -177,6 +202,8 @@ def show(status: Status) -> Iterator[str]:
             f"campaign   {campaign.campaign_id}: {campaign.sent} sent, {campaign.failed} failed{uncertain},"
             f" {campaign.waiting} waiting{parked}{state}"
         )
+    if more := status.number_of_campaigns - len(status.campaigns):
+        yield f"campaign   and {more} more; these are the ones with waiting mails, and those that had a result last"
     for limit, used in zip(account.limits, account.used, strict=True):
         yield f"limit      {used} of {limit.mails} mails in {duration(limit.window_ms / 1000)}"
     dollars = max(status.commands - FREE_COMMANDS, 0) * DOLLARS_PER_COMMAND
@@ -199,36 +226,31 @@ def _show_bullmq(view: BullView) -> Iterator[str]:
         yield f"           {view.foreign} jobs at its head are a scheduler's or a flow's: left to BullMQ's own workers"
 
 
-def _account(client: "redis.Redis", name: str, limits: Sequence[Limit]) -> AccountStatus:
-    now_s, now_us = client.time()
-    ahead: Any = client.hget(keys.CLOCK, "ahead")
-    now_ms = int(now_s) * 1000 + int(now_us) // 1000 + int(ahead or 0)
-    stored: Any = client.hgetall(keys.account(name))
-    fields = {field.decode(): value.decode() for field, value in stored.items()}
-    periods = now_ms // 10_000 - int(float(fields.get("period", 0)))
-    granted = float(fields.get("granted", 0)) if periods <= 1 else 0.0
+def _campaign(
+    campaign_id: str, sent: int, failed: int, uncertain: int, waiting: int, parked: int, state: str
+) -> CampaignCounts:
+    return CampaignCounts(campaign_id, sent, failed, uncertain, waiting, parked, state.replace(":", ": ", 1))
+
+
+def _account(name: str, limits: Sequence[Limit], found: dict[str, Any]) -> AccountStatus:
+    now_ms: int = found["now_ms"]
+    stopped, *numbers = found["account"]
+    stopped_until, period, granted, granted_before, busy_since, interval_ms = (float(value or 0) for value in numbers)
+    periods = now_ms // 10_000 - int(period)
+    lately = granted if periods <= 1 else 0.0
     seconds = (now_ms % 10_000) / 1000
     if periods == 0:
-        granted += float(fields.get("granted_before", 0))
-    seconds = min(seconds + 10, max((now_ms - float(fields.get("busy_since", 0))) / 1000, 0.5))
-    in_flight: Any = client.zcard(keys.in_flight(name))
-    used = tuple(
-        in_flight + sum(int(at) > now_ms - limit.window_ms for at in _times(client, name, limit)) for limit in limits
-    )
+        lately += granted_before
+    seconds = min(seconds + 10, max((now_ms - busy_since) / 1000, 0.5))
     return AccountStatus(
         name=name,
-        stopped=fields.get("stopped", ""),
-        stopped_seconds=max(float(fields.get("stopped_until", 0)) - now_ms, 0) / 1000,
-        slowed=float(fields.get("interval_ms", 0)) > 0,
-        speed=granted / seconds if granted else None,
+        stopped=stopped,
+        stopped_seconds=max(stopped_until - now_ms, 0) / 1000,
+        slowed=interval_ms > 0,
+        speed=lately / seconds if lately else None,
         limits=tuple(limits),
-        used=used,
+        used=tuple(found["in_flight"] + used for used in found["used"]),
     )
-
-
-def _times(client: "redis.Redis", account: str, limit: Limit) -> list[bytes]:
-    times: Any = client.lrange(keys.window(account, limit.window_ms), 0, -1)
-    return list(times)
 
 
 def duration(seconds: float) -> str:
@@ -237,20 +259,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size or seconds == size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _age_seconds(client: "redis.Redis", identity: bytes | None) -> float | None:
-    data: Any = client.hget(keys.MESSAGES, identity.decode(errors="replace")) if identity else None
-    try:
-        return max(time.time() - float(json.loads(data)["message_timestamp"]) / 1000, 0.0)
-    except (KeyError, TypeError, ValueError):
-        return None  # It was taken in the meantime, or is rubbish that the dead letters will show.
-
-
-def _campaign(client: "redis.Redis", campaign_id: str, state: str, bullmq: str) -> CampaignCounts:
-    sent, failed, uncertain = client.hmget(keys.counts(campaign_id), ["sent", "failed", "uncertain"])
-    waiting: Any = client.llen(keys.lane(campaign_id))
-    parked: Any = client.scard(keys.bullmq_parked(bullmq, campaign_id))
-    return CampaignCounts(
-        campaign_id, int(sent or 0), int(failed or 0), int(uncertain or 0), waiting, parked, state.replace(":", ": ", 1)
-    )

@@ -46,7 +46,7 @@ def _heartbeats(settings: Settings, expected: Mapping[str, int], deadline: float
     client = connect(settings.redis_url)
     names = {f"{settings.host_name}/{name}": pid for name, pid in expected.items()}
     while True:
-        status = read_status(client, account_name(settings), settings.mail_rate, settings.bullmq)
+        status = read_status(client, account_name(settings), settings.mail_rate, settings.bullmq, names)
         heard = {process.name: process for process in status.processes if names.get(process.name) == process.pid}
         silent = sorted(names.keys() - heard.keys())
         idle = "" if silent else _why_nothing_is_sent(status, list(heard.values()))

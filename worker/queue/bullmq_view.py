@@ -8,6 +8,7 @@ from typing import Any
 import redis
 
 from worker.base import keys
+from worker.base.redis_client import script
 from worker.queue.bullmq import worker_client_name
 
 #: Jobs that are due in so many years are parked: as lua/bullmq.lua has it, which takes twice as many.
@@ -44,7 +45,7 @@ class BullView:
 
 
 def look(client: "redis.Redis", bullmq: str) -> BullView:
-    """Counts, in one round trip.
+    """Counts, by one command.
 
     Args:
         bullmq: `PREFIX:QUEUE`.
@@ -52,32 +53,21 @@ def look(client: "redis.Redis", bullmq: str) -> BullView:
     Raises:
         redis.RedisError: Redis is away.
     """
-    now_s, _ = client.time()
-    parked_from = (int(now_s) * 1000 + _PARKED_FROM_MS) * 4096
-    with client.pipeline(transaction=True) as pipeline:
-        pipeline.hmget(f"{bullmq}:meta", "version", "paused")
-        for name in ("wait", "paused", "active"):
-            pipeline.llen(f"{bullmq}:{name}")
-        for name in ("prioritized", "delayed", "completed", "failed"):
-            pipeline.zcard(f"{bullmq}:{name}")
-        pipeline.zcount(f"{bullmq}:delayed", parked_from, "+inf")
-        pipeline.hget(f"{keys.bullmq_own(bullmq)}:state", "foreign")
-        pipeline.exists(f"{bullmq}:meta")
-        answers: Any = pipeline.execute()
-    (version, paused), wait, paused_jobs, active, prioritized, delayed, completed, failed, parked, foreign, known = (
-        answers
+    counted: Any = client.register_script(script("clock", "bullmq_view"))(
+        keys=[keys.bullmq_own(bullmq), bullmq], args=[_PARKED_FROM_MS]
     )
+    known, version, paused, waiting, active, delayed, parked, completed, failed, foreign = counted
     return BullView(
         name=bullmq,
         version=(version or b"bullmq").decode(errors="replace") if known else "",
-        paused=paused is not None,
-        waiting=wait + paused_jobs + prioritized,
+        paused=bool(paused),
+        waiting=waiting,
         active=active,
-        delayed=delayed - parked,
+        delayed=delayed,
         parked=parked,
         completed=completed,
         failed=failed,
-        foreign=int(foreign or 0),
+        foreign=foreign,
     )
 
 

@@ -109,7 +109,7 @@ def alive(client: "redis.Redis") -> list[Process]:
     Raises:
         redis.RedisError: Redis is away.
     """
-    processes = [_read(value) for value in client.hvals(keys.PROCESSES)]
+    processes = [read_line(value) for value in client.hvals(keys.PROCESSES)]
     now = time.time()
     return sorted(
         (process for process in processes if now - process.seen_at < SILENT_AFTER_SECONDS),
@@ -117,7 +117,8 @@ def alive(client: "redis.Redis") -> list[Process]:
     )
 
 
-def _read(line: bytes | str) -> Process:
+def read_line(line: bytes | str) -> Process:
+    """What a process has told about itself (`as_json`)."""
     # Another release's processes may tell more.
     known = {field.name for field in fields(Process)}
     return Process(**{name: value for name, value in json.loads(line).items() if name in known})
