@@ -186,3 +186,52 @@ def test_a_campaign_that_was_put_aside_is_forgotten_with_its_ledger(recording: R
     queue.delete(keys.ledger("c-1"))
     recording.campaigns.open_parked()
     assert not queue.hexists(keys.PARKED_CAMPAIGNS, "c-1")
+
+
+def age(queue: redis.Redis, campaign_id: str, days: float) -> None:
+    """What Redis holds of a campaign's ledger that was changed so many days ago."""
+    queue.expire(keys.ledger(campaign_id), int(LEDGER_SECONDS - days * 86_400))
+    queue.zadd(keys.LEDGERS, {campaign_id: 0})
+
+
+def test_a_ledger_goes_a_week_after_its_campaigns_end(
+    make_campaign: MakeCampaign, recording: Recording, queue: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "FORGET_EVERY_SECONDS", 0.0)
+    campaign = make_campaign(20)
+    was_sent(queue, campaign)
+    recording.step()
+    assert not queue.sismember(keys.OPEN_CAMPAIGNS, campaign.id)
+    # Redis would stand still while it expires: that is left to where no recorder runs.
+    assert queue.ttl(keys.ledger(campaign.id)) > LEDGER_SECONDS - 100
+    score = queue.zscore(keys.LEDGERS, campaign.id)
+    assert score is not None
+    age(queue, campaign.id, 6.9)
+    recording.step()
+    assert queue.hlen(keys.ledger(campaign.id)) == 20
+    age(queue, campaign.id, 7.1)
+    queue.config_resetstat()
+    recording.step()
+    assert not queue.exists(keys.ledger(campaign.id), keys.counts(campaign.id), keys.LEDGERS)
+    assert queue.info("commandstats")["cmdstat_unlink"]["calls"] == 1
+
+
+@pytest.mark.parametrize("state", ["open", "cancelled", "put aside"])
+def test_the_ledger_of_a_campaign_that_may_go_on_stays_longer(
+    make_campaign: MakeCampaign, recording: Recording, queue: redis.Redis, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(closing, "FORGET_EVERY_SECONDS", 0.0)
+    campaign = make_campaign(2)
+    mark_sent(queue, Entry(campaign.id, campaign.subscriber_ids[0], ""))
+    recording.step()
+    if state == "cancelled":
+        queue.hset(keys.CONTROL, campaign.id, "cancelled:by an operator")
+        queue.srem(keys.OPEN_CAMPAIGNS, campaign.id)
+    elif state == "put aside":
+        recording.campaigns.park(campaign.id, "why")
+    age(queue, campaign.id, 28.9)
+    recording.step()
+    assert queue.exists(keys.ledger(campaign.id))
+    age(queue, campaign.id, 29.1)
+    recording.step()
+    assert queue.exists(keys.ledger(campaign.id)) == (state == "open")

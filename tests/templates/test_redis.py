@@ -95,6 +95,12 @@ def test_tls_is_the_only_way_in_and_nothing_is_evicted(broker: Path) -> None:
     assert (main["port"], main["tls-port"], main["appendonly"]) == ("0", "6379", "yes")
     assert main["include"] == "/etc/mail-broker/live.conf"
     assert live["maxmemory-policy"] == "noeviction"
+    # What is big is removed beside the work.
+    assert {name for name in live if name.startswith("lazyfree-") and live[name] == "yes"} == {
+        "lazyfree-lazy-expire",
+        "lazyfree-lazy-server-del",
+        "lazyfree-lazy-user-del",
+    }
     assert live["maxmemory"] == "256mb"
     assert live["appendfsync"] == "everysec"
     # A setting in both files would be applied to a running Redis, and be another one after its restart.

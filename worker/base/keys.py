@@ -11,6 +11,8 @@ OPEN_CAMPAIGNS = "mail:campaigns"
 CLOSED_CAMPAIGNS = "mail:campaigns:closed"
 #: HASH campaign → [ms, reason]: those that the database will never take as they are.
 PARKED_CAMPAIGNS = "mail:campaigns:parked"
+#: ZSET campaign → time in ms at which it's looked at whether its ledger may go (lua/forget.lua).
+LEDGERS = "mail:ledgers"
 PROCESSES = "mail:processes"
 #: HASH campaign → paused | cancelled, with the reason; a campaign that isn't in it is running.
 CONTROL = "mail:control"

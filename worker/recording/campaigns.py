@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from worker.base import keys
+from worker.base.redis_client import script
 from worker.errors import DatabaseRejected, DatabaseUnavailable
 from worker.ledger.ledger import LEDGER_SECONDS
 from worker.ledger.outbox import record_again
@@ -21,6 +22,10 @@ from worker.recording.troubles import Troubles
 #: A campaign is looked at again after this long in any case: rows may have been added or deleted by hand.
 LOOK_AGAIN_SECONDS = 60.0
 LEDGER_KEPT_SECONDS = 7 * 86_400
+#: Of a campaign that was put aside or cancelled, which may go on: just before it would expire.
+UNFINISHED_LEDGER_KEPT_SECONDS = LEDGER_SECONDS - 86_400
+FORGET_EVERY_SECONDS = 3600.0
+FORGET_AT_ONCE = 1000
 #: An open campaign's ledger is kept for as long as it's open.
 RENEW_SECONDS = 86_400.0
 #: A web app that sets `sending` after it has queued a campaign may do so after the last mail: for so long, a closed
@@ -65,6 +70,8 @@ class Campaigns:
         self._client = client
         self._database = database
         self._uncertain = UncertainMails(client)
+        self._forget = client.register_script(script("clock", "forget"))
+        self._forget_at = 0.0
         self._looks: dict[str, _Look] = {}
         self._troubles = Troubles()
         self._parked: set[str] = set()
@@ -92,6 +99,7 @@ class Campaigns:
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.srem(keys.OPEN_CAMPAIGNS, campaign_id)
             pipeline.hset(keys.PARKED_CAMPAIGNS, campaign_id, json.dumps([int(time.time() * 1000), reason]))
+            self._keep(pipeline, campaign_id)
             pipeline.execute()
 
     def close_complete(self) -> float:
@@ -106,6 +114,7 @@ class Campaigns:
         self._looks = {campaign: look for campaign, look in self._looks.items() if campaign in open_campaigns}
         for campaign_id in open_campaigns:
             self._try(campaign_id, self._look_at)
+        self._forget_ledgers()
         if self._watch_closed():
             return LOOK_AT_CLOSED_SECONDS
         return LOOK_AT_OPEN_SECONDS if open_campaigns else LOOK_FOR_OPEN_SECONDS
@@ -165,8 +174,23 @@ class Campaigns:
         with self._client.pipeline(transaction=False) as pipeline:
             pipeline.expire(keys.ledger(campaign_id), LEDGER_SECONDS)
             pipeline.expire(keys.counts(campaign_id), LEDGER_SECONDS)
+            self._keep(pipeline, campaign_id)
             pipeline.execute()
         look.renewed_at = now
+
+    def _keep(self, pipeline: "redis.client.Pipeline", campaign_id: str) -> None:
+        """Has the campaign's ledger looked at once it may have ended."""
+        pipeline.zadd(keys.LEDGERS, {campaign_id: (time.time() + RENEW_SECONDS) * 1000})
+
+    def _forget_ledgers(self) -> None:
+        if time.monotonic() < self._forget_at:
+            return
+        self._forget_at = time.monotonic() + FORGET_EVERY_SECONDS
+        kept_seconds = (LEDGER_SECONDS, LEDGER_KEPT_SECONDS, UNFINISHED_LEDGER_KEPT_SECONDS)
+        self._forget(
+            keys=[keys.LEDGERS, keys.OPEN_CAMPAIGNS, keys.PARKED_CAMPAIGNS, keys.CONTROL],
+            args=[*(seconds * 1000 for seconds in kept_seconds), FORGET_AT_ONCE],
+        )
 
     def _watch_closed(self) -> bool:
         found: Any = self._client.zrange(keys.CLOSED_CAMPAIGNS, 0, -1, withscores=True)
@@ -234,7 +258,8 @@ class Campaigns:
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.srem(keys.OPEN_CAMPAIGNS, campaign_id)
             pipeline.zadd(keys.CLOSED_CAMPAIGNS, {campaign_id: time.time() * 1000}, nx=True)
-            pipeline.expire(keys.ledger(campaign_id), LEDGER_KEPT_SECONDS)
-            pipeline.expire(keys.counts(campaign_id), LEDGER_KEPT_SECONDS)
+            pipeline.expire(keys.ledger(campaign_id), LEDGER_SECONDS)
+            pipeline.expire(keys.counts(campaign_id), LEDGER_SECONDS)
+            self._keep(pipeline, campaign_id)
             pipeline.execute()
         self._uncertain.forget_resent(LEDGER_KEPT_SECONDS)
