@@ -13,8 +13,8 @@ from email.utils import format_datetime
 from functools import cached_property
 
 from worker.mail.header_fields import address_field, job_field, text_field
-from worker.mail.jobs import Job
-from worker.mail.text import text_from_html
+from worker.mail.jobs import Job, with_name
+from worker.mail.text import text_of_campaign
 
 # Quoted-printable triples each non-ASCII byte, base64 adds a third to all: they break even at a sixth.
 _BASE64_FROM_SHARE = 6
@@ -52,7 +52,12 @@ class Mail:
     @cached_property
     def text(self) -> str:
         """The text part; made from the HTML when the job has none."""
-        return self.job.text or text_from_html(self.job.html)
+        if self.job.text:
+            return self.job.text
+        if self.job.html_template:
+            # The HTML parser would have taken several blanks for one.
+            return with_name(text_of_campaign(self.job.html_template), " ".join(self.job.name.split()))
+        return text_of_campaign(self.job.html)
 
     @property
     def headers(self) -> dict[str, str]:
