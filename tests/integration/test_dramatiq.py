@@ -18,12 +18,13 @@ from testbed.services import Services
 from worker.base import keys
 from worker.base.redis_client import connect, connect_async
 from worker.base.settings import Secret
+from worker.queue.beater import Rhythm
 from worker.queue.broker import DeadLetter, MailBroker
 from worker.queue.control import Control
 from worker.queue.gate import Gate
 from worker.queue.message_queue import MessageQueue, Settlement
 from worker.queue.processes import Process
-from worker.queue.runner import GiveBack, Hold, MailWorker, Park, Postpone, Rhythm
+from worker.queue.runner import GiveBack, Hold, MailWorker, Park, Postpone
 
 PATIENCE_SECONDS = 20.0
 

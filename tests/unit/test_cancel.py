@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from worker.queue import runner
+from worker.base import tasks
 
 
 async def test_a_cancellation_that_gets_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "CANCEL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN_SECONDS", 0.01)
     lost = 0
 
     async def deaf() -> None:
@@ -22,7 +22,7 @@ async def test_a_cancellation_that_gets_lost_is_repeated(monkeypatch: pytest.Mon
 
     task = asyncio.create_task(deaf())
     await asyncio.sleep(0)
-    await asyncio.wait_for(runner.cancel(task), 10)
+    await asyncio.wait_for(tasks.cancel(task), 10)
     assert (task.cancelled(), lost) == (True, 2)
 
 
@@ -33,5 +33,5 @@ async def test_how_a_task_ends_is_its_own_matter() -> None:
     async def ending() -> None:
         pass
 
-    await runner.cancel(asyncio.create_task(failing()), asyncio.create_task(ending()))
-    await runner.cancel()
+    await tasks.cancel(asyncio.create_task(failing()), asyncio.create_task(ending()))
+    await tasks.cancel()

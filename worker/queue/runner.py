@@ -18,15 +18,18 @@ from dramatiq.broker import MessageProxy
 from dramatiq.errors import ActorNotFound, DecodeError
 from dramatiq.middleware import SkipMessage
 
-from worker.base.redis_client import encodable, explain
+from worker.base.redis_client import encodable
+from worker.base.tasks import cancel
+from worker.queue.beater import Beater, Rhythm
 from worker.queue.bullmq import BullJob, BullQueue, JobSettlement
+from worker.queue.consumer import Consumer
 from worker.queue.gate import Gate
-from worker.queue.message_queue import SORT_EVERY_SECONDS, MessageQueue, Settlement
+from worker.queue.hand import Hand
+from worker.queue.message_queue import MessageQueue, Settlement
 from worker.queue.processes import Process
+from worker.queue.redis_trouble import RedisTrouble
 
 REDIS_AGAIN_SECONDS = 1.0
-CANCEL_AGAIN_SECONDS = 1.0
-_REMIND_AFTER_SECONDS = 300.0
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +66,6 @@ class Hold(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
-    """When a process is taken for dead, in seconds of silence; it beats twice in that time."""
-
-    dead_after_seconds: float
-
-    @property
-    def beat_seconds(self) -> float:
-        return self.dead_after_seconds / 2
-
-
-@dataclass(frozen=True, slots=True)
 class Jobs:
     """BullMQ's queue, and what is done with one of its jobs: None means that the mail's result has finished it."""
 
@@ -105,33 +97,23 @@ class MailWorker(dramatiq.Worker):
         super().__init__(broker, worker_threads=concurrency)
         broker.add_middleware(_DelayedHere(self))
         self._queue = queue
-        self._gate = gate
-        self._rhythm = rhythm
-        self._describe = describe
         self._jobs = jobs
         self._backlog: asyncio.Queue[MessageProxy | BullJob] = asyncio.Queue()
-        self._in_hand: set[str] = set()
-        self._jobs_in_hand: set[str] = set()
-        self._unfinished = 0  # Of those in hand; the others are only being settled.
-        self._room = asyncio.Event()
-        self._unsorted = 0
-        self._wait: asyncio.Task[bool] | None = None
-        self._listens = False
-        self._listening: asyncio.Task[None] | None = None
         self._settling: set[asyncio.Task[None]] = set()
-        self._trouble = ""
-        self._troubled_at = 0.0
-        self._due_at: float | None = None
-        self._due_changed = asyncio.Event()
-        self._last_beat = 0.0
-        self._first_mail_is_told = False
-        self._beating_since: float | None = None
+        self._hand = Hand()
+        self._trouble = RedisTrouble()
+        bull_queue = None if jobs is None else jobs.queue
+        accept_job = self._backlog.put_nowait
+        self._consumer = Consumer(
+            queue, bull_queue, self._hand, gate, self._trouble, concurrency, self._accept, accept_job
+        )
+        self._beater = Beater(queue, self._hand, gate, self._trouble, rhythm, describe, self._listen)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def heard_of_delay(self, seconds: float) -> None:
         """This process has queued a message that is due in so many seconds; from any thread."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._next_due, seconds)
+            self._loop.call_soon_threadsafe(self._beater.next_due, seconds)
 
     async def run(self, stopping: asyncio.Event, stop_timeout_seconds: float) -> None:
         """Works until `stopping` is set; then finishes what it has begun within `stop_timeout_seconds`, and gives the
@@ -143,15 +125,16 @@ class MailWorker(dramatiq.Worker):
         self._loop = asyncio.get_running_loop()
         self.broker.emit_before("worker_boot", self)
         self.broker.emit_after("worker_boot", self)
-        beating = asyncio.create_task(self._beat_on())
-        consuming = asyncio.create_task(self._consume(stopping))
+        beating = asyncio.create_task(self._beater.run())
+        consuming = asyncio.create_task(self._consumer.run(stopping, self._beater))
         working = [asyncio.create_task(self._work(stopping)) for _ in range(self.worker_threads)]
         told = asyncio.create_task(stopping.wait())
         await asyncio.wait([told, consuming, beating], return_when=asyncio.FIRST_COMPLETED)
         failure = next((task.exception() for task in (consuming, beating) if task.done()), None)
         stopping.set()
         self.broker.emit_before("worker_shutdown", self)
-        await cancel(told, consuming, *filter(None, [self._listening]))
+        await cancel(told, consuming)
+        await self._consumer.stop()
         for _ in working:
             self._backlog.put_nowait(_END)
         _, unfinished = await asyncio.wait(working, timeout=stop_timeout_seconds)
@@ -164,6 +147,9 @@ class MailWorker(dramatiq.Worker):
         if failure is not None:
             raise failure
 
+    def _listen(self, listens: bool) -> None:
+        self._consumer.listen(listens, self._beater)
+
     async def _leave(self) -> None:
         try:
             if self._settling:
@@ -175,147 +161,7 @@ class MailWorker(dramatiq.Worker):
         except (redis.RedisError, TimeoutError):
             logger.warning("Redis is away: what this process held comes back when it's taken for dead.")
 
-    async def _consume(self, stopping: asyncio.Event) -> None:
-        wanted = 2 * self.worker_threads
-        lost = True
-        while not stopping.is_set() and await self._gate.passed():
-            # While the account lets nothing out, one job at a time asks: a job in hand is locked, and its app can't
-            # remove it.
-            probing = self._gate.probing
-            if self._unfinished > wanted - max(1, self.worker_threads // 2) or (probing and self._jobs_in_hand):
-                self._room.clear()
-                await self._until_room()
-                continue
-            try:
-                if lost:
-                    # The answer to a fetch may have been lost together with the connection.
-                    await self._queue.give_back_all_but(self._in_hand)
-                    if self._jobs is not None:
-                        await self._jobs.queue.give_back_all_but(self._jobs_in_hand)
-                    lost = False
-                fetched = await self._queue.fetch(wanted - self._unfinished, 1 if probing else wanted)
-                self._unsorted = fetched.unsorted
-                self._next_due(fetched.due_seconds)
-                if fetched.alone:
-                    await self._until_all_is_finished()
-                for identity, data in fetched.messages:
-                    self._accept(identity, data)
-                for job in fetched.jobs:
-                    self._jobs_in_hand.add(job.id)
-                    self._unfinished += 1
-                    self._backlog.put_nowait(job)
-                if fetched.alone:
-                    await self._until_all_is_finished()
-                self._well()
-                self._listen(fetched.listens)
-                if not fetched.messages and not fetched.jobs and not fetched.unsorted:
-                    await self._wait_for_work()
-            except redis.RedisError as error:
-                lost = True
-                self._report(error)
-                await asyncio.sleep(REDIS_AGAIN_SECONDS)
-
-    async def _until_all_is_finished(self) -> None:
-        while self._unfinished:
-            self._room.clear()
-            await self._room.wait()
-
-    async def _until_room(self) -> None:
-        while not self._room.is_set():
-            try:
-                async with asyncio.timeout(SORT_EVERY_SECONDS if self._unsorted else None):
-                    await self._room.wait()
-            except TimeoutError:
-                try:
-                    self._unsorted = await self._queue.sort()
-                except redis.RedisError as error:
-                    self._report(error)
-                    return
-
-    async def _wait_for_work(self) -> None:
-        woken = False
-        try:
-            while not woken:  # What changes without a message is the beat's matter.
-                self._wait = asyncio.create_task(self._queue.wait())
-                self._due_changed.set()
-                woken = await self._wait
-        except asyncio.CancelledError:
-            if self._wait is not None and not self._wait.cancelled():
-                await cancel(self._wait)
-                raise
-            # The beat found that Redis doesn't answer on its own connection.
-        finally:
-            self._wait = None
-
-    def _listen(self, listens: bool) -> None:
-        self._listens = listens
-        if listens and self._jobs is not None and (self._listening is None or self._listening.done()):
-            self._listening = asyncio.create_task(self._listen_on(self._jobs.queue))
-
-    async def _listen_on(self, queue: BullQueue) -> None:
-        # For as long as it's this process's turn, busy or not: what it hears wakes whoever is idle.
-        try:
-            while self._listens:
-                if (news := await queue.listen()) and news.due_at is not None:
-                    self._next_due(news.due_at - time.time())
-        except redis.RedisError as error:
-            self._report(error)
-
-    async def _beat_on(self) -> None:
-        pause = 0.0
-        while True:
-            await self._until_next_beat(time.monotonic() + pause)
-            try:
-                await self._beat()
-                pause = self._rhythm.beat_seconds
-            except redis.RedisError as error:
-                self._report(error)
-                if isinstance(error, redis.TimeoutError) and self._wait is not None:
-                    # The blocking pop's socket may have stalled as well, and would wait on.
-                    self._wait.cancel()
-                pause = REDIS_AGAIN_SECONDS
-
-    async def _until_next_beat(self, at: float) -> None:
-        # An idle process beats early when a delayed message is due: that brings it back. A busy one fetches anyway.
-        while True:
-            self._due_changed.clear()
-            if not self._first_mail_is_told and self._describe().sent:
-                # A deploy waits for this word.
-                self._first_mail_is_told = True
-                return
-            early = self._due_at if self._wait is not None and self._due_at is not None else at
-            seconds = min(early, at) - time.monotonic()
-            try:
-                async with asyncio.timeout(max(seconds, 0.0)):
-                    await self._due_changed.wait()
-            except TimeoutError:
-                return
-
-    async def _beat(self) -> None:
-        now = time.monotonic()
-        in_hand = self._in_hand or self._jobs_in_hand
-        idle = self._wait is not None and not in_hand and self._gate.seconds == 0
-        beat = await self._queue.beat(self._describe(), self._dead_after_ms(now), idle=idle)
-        if self._beating_since is None or not beat.steady:
-            self._beating_since = now
-        self._last_beat = now
-        self._next_due(beat.due_seconds)
-        self._listen(beat.listens)
-        self._well()
-        if beat.dead:
-            logger.warning("%d processes died; their mails are worked on again.", beat.dead)
-
-    def _dead_after_ms(self, now: float) -> int | None:
-        # After Redis was away everybody looks dead. Who judges must have beaten all the while that the others didn't.
-        if self._beating_since is not None and now - self._last_beat > self._rhythm.dead_after_seconds:
-            self._beating_since = None
-        if self._beating_since is None or now - self._beating_since < self._rhythm.dead_after_seconds:
-            return None
-        return int(self._rhythm.dead_after_seconds * 1000)
-
     def _accept(self, identity: str, data: bytes) -> None:
-        self._in_hand.add(identity)
-        self._unfinished += 1
         try:
             message = MessageProxy(dramatiq.Message.decode(data))
         except DecodeError as error:
@@ -343,13 +189,12 @@ class MailWorker(dramatiq.Worker):
         if self._jobs is None:
             raise RuntimeError("a job without a queue")
         settlement = await self._jobs.work(job)
-        self._unfinished -= 1
-        self._room.set()
+        self._hand.finished()
         if settlement is None:
             self._end_job(job)
             return
         if settlement.action == "delay":
-            self._next_due(settlement.delay_seconds)
+            self._beater.next_due(settlement.delay_seconds)
         task = asyncio.create_task(self._settle_job_surely(self._jobs.queue, job, settlement))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -360,15 +205,14 @@ class MailWorker(dramatiq.Worker):
                 await queue.settle(settlement)
                 break
             except redis.RedisError as error:
-                self._report(error)
+                self._trouble.report(error)
                 await asyncio.sleep(REDIS_AGAIN_SECONDS)
         self._end_job(job)
 
     def _end_job(self, job: BullJob) -> None:
-        self._jobs_in_hand.discard(job.id)
-        self._room.set()
-        if not self._first_mail_is_told:
-            self._due_changed.set()
+        self._hand.jobs.discard(job.id)
+        self._hand.room.set()
+        self._beater.settled()
 
     async def _process(self, message: MessageProxy) -> None:
         """One message through the actor and the middleware, in the order of Dramatiq's worker threads."""
@@ -381,7 +225,7 @@ class MailWorker(dramatiq.Worker):
             self.broker.emit_after("process_message", message, result=None)
         except Postpone as postponed:
             if isinstance(postponed.__cause__, redis.RedisError):
-                self._report(postponed.__cause__)
+                self._trouble.report(postponed.__cause__)
             settlement = self._postponement(message, postponed)
             self.broker.emit_after("process_message", message, result=None)
         except GiveBack:
@@ -430,15 +274,14 @@ class MailWorker(dramatiq.Worker):
         due_ms = int(time.time() * 1000) + postponed.delay_ms
         options = {**message.options, **postponed.options, "redis_message_id": identity, "eta": due_ms}
         again = message.copy(queue_name=f"{message.queue_name}.DQ", options=options)
-        self._next_due(postponed.delay_ms / 1000)
+        self._beater.next_due(postponed.delay_ms / 1000)
         return Settlement(
             "postpone", message.options["redis_message_id"], (identity, again.encode(), postponed.delay_ms)
         )
 
     def _settle(self, settlement: Settlement, message: MessageProxy | None = None) -> None:
         """Settles in the background: the next mail doesn't wait for it."""
-        self._unfinished -= 1
-        self._room.set()
+        self._hand.finished()
         task = asyncio.create_task(self._settle_surely(settlement, message))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -452,33 +295,12 @@ class MailWorker(dramatiq.Worker):
                 await self._queue.settle(settlement)
                 break
             except redis.RedisError as error:
-                self._report(error)
+                self._trouble.report(error)
                 await asyncio.sleep(REDIS_AGAIN_SECONDS)
         if message is not None and signal:
             self.broker.emit_after(signal, message)
-        self._in_hand.discard(settlement.redis_message_id)
-        if not self._first_mail_is_told:
-            self._due_changed.set()
-
-    def _next_due(self, seconds: float | None) -> None:
-        # An earlier time that lies ahead stays: Redis doesn't know yet what this process has just postponed.
-        now = time.monotonic()
-        if self._due_at is not None and self._due_at <= now:
-            self._due_at = None
-        if seconds is not None and (self._due_at is None or now + seconds < self._due_at):
-            self._due_at = now + seconds
-            self._due_changed.set()
-
-    def _report(self, error: redis.RedisError) -> None:
-        sentence, now = explain(error), time.monotonic()
-        if sentence != self._trouble or now - self._troubled_at > _REMIND_AFTER_SECONDS:
-            logger.error("%s Nothing is lost; trying again.", sentence)
-            self._trouble, self._troubled_at = sentence, now
-
-    def _well(self) -> None:
-        if self._trouble:
-            logger.info("Redis answers again.")
-            self._trouble = ""
+        self._hand.messages.discard(settlement.redis_message_id)
+        self._beater.settled()
 
 
 class _DelayedHere(dramatiq.Middleware):
@@ -499,15 +321,3 @@ def _coroutine(actor: "dramatiq.Actor[Any, Any]") -> Callable[..., Awaitable[Any
     # Dramatiq wraps a coroutine function, to run it from a thread.
     coroutine: Callable[..., Awaitable[Any]] = actor.fn.__wrapped__  # type: ignore[attr-defined]
     return coroutine
-
-
-async def cancel(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancels the tasks and waits for their ends, whatever these are. A task is told more than once: in Python 3.11,
-    `asyncio.wait_for`, which redis-py and aiosmtplib use, loses a cancellation that comes as its future ends
-    (https://github.com/python/cpython/issues/86296)."""
-    unfinished = {task for task in tasks if not task.done()}
-    while unfinished:
-        for task in unfinished:
-            task.cancel()
-        _, unfinished = await asyncio.wait(unfinished, timeout=CANCEL_AGAIN_SECONDS)
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -14,7 +14,9 @@ import uvloop
 from worker.base.fence import Fence
 from worker.base.redis_client import connect, connect_async, explain
 from worker.base.settings import Settings
+from worker.base.tasks import cancel
 from worker.ledger.ledger import LedgerOptions, RedisLedger
+from worker.queue.beater import Rhythm
 from worker.queue.broker import MailBroker
 from worker.queue.bullmq import LISTEN_SECONDS, BullQueue, worker_client_name
 from worker.queue.bullmq_options import Keep
@@ -22,7 +24,7 @@ from worker.queue.control import AsyncControl
 from worker.queue.gate import Gate
 from worker.queue.message_queue import WAIT_SECONDS, MessageQueue
 from worker.queue.processes import Process, forget, process_name, running_version
-from worker.queue.runner import Jobs, MailWorker, Rhythm, cancel
+from worker.queue.runner import Jobs, MailWorker
 from worker.sending.account import Account
 from worker.sending.actors import declare_actors
 from worker.sending.bullmq_jobs import BullJobs
