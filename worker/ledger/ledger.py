@@ -26,6 +26,11 @@ CLAIM_SECONDS = 3600
 #: A dead process's mails keep their places in the account's limits for so long.
 FLIGHT_SECONDS = 180
 LEDGER_SECONDS = 30 * 86_400
+#: A mail outside any campaign is remembered for so long once its message is gone, and only its producer could queue it
+#: again.
+SINGLE_SECONDS = 86_400
+#: The same while BullMQ keeps its job, which somebody may retry by hand.
+KEPT_JOB_SECONDS = 7 * 86_400
 #: The ledger keeps this much of a server's reply, for memory's sake.
 REASON_CHARACTERS = 200
 #: A job keeps this much of the reply to an accepted mail: a server may send 64 kB, and a hundred results go together.
@@ -194,6 +199,8 @@ class RedisLedger:
         self._record_config = json.dumps(
             {
                 "ledger_seconds": LEDGER_SECONDS,
+                "single_seconds": SINGLE_SECONDS,
+                "kept_job_seconds": KEPT_JOB_SECONDS,
                 "hold": options.hold_uncertain,
                 "pause_percent": options.pause_above_percent,
                 "pause_from": PAUSE_FROM_FAILURES,

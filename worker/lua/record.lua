@@ -9,7 +9,8 @@
 -- KEYS[7]   mail:account:NAME             HASH   (see claim.lua)
 -- KEYS[8]   mail:account:NAME:flight      ZSET   claimant -> ms of its claim
 -- KEYS[9…]  mail:account:NAME:window:MS   LIST   of times in ms, one key for each limit
--- ARGV[1]   JSON {ledger_seconds, hold, pause_percent, pause_from, limits: [[mails, ms], …], process, queue and own: what
+-- ARGV[1]   JSON {ledger_seconds, single_seconds and kept_job_seconds: for which a mail outside any campaign is remembered
+--           once its job is finished and gone, or kept; hold, pause_percent, pause_from, limits: [[mails, ms], …], process, queue and own: what
 --           the keys of BullMQ's queue begin with (see bullmq.lua)}
 -- ARGV[2]   JSON [[mail, claimant, result, words, job], …]; see states.lua. The claimant is empty if there was no claim.
 --           A job is false, or [id, timestamp, returnvalue, keep completed, keep failed] of the BullMQ job that the
@@ -63,6 +64,11 @@ local function finish_job(mail, words, id, timestamp, returnvalue, keep_complete
     finish(id, 'completed', returnvalue, keep_completed)
   else
     finish(id, 'failed', words, keep_failed)
+  end
+  if mail[1] == '' then
+    -- As settle.lua has it for messages.
+    local key = place(mail)
+    redis.call('EXPIRE', key, redis.call('EXISTS', QUEUE .. id) == 1 and config.kept_job_seconds or config.single_seconds)
   end
 end
 

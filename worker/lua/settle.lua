@@ -5,7 +5,8 @@
 -- KEYS[14]  mail:woken                      LIST of ids that woke idle processes
 -- KEYS[15]  mail:uncertain                  HASH mail -> [ms, why, held | resent | given up]
 -- ARGV      five for each message: what to do, id, and three more by what is to be done:
---   ack       -                                   it's done with
+--   ack       key, seconds                        it's done with; the ledger of a mail outside any campaign (or empty)
+--                                                 lives for so long from now on, since nothing brings the mail back
 --   nack      reason                              to the dead letters
 --   requeue   -                                   back to the waiting ones
 --   park      campaign                            to its lane's others, until the campaign is resumed
@@ -39,6 +40,9 @@ for i = 1, #ARGV, 5 do
     end
     if action == 'ack' then
       redis.call('HDEL', MESSAGES, id)
+      if first ~= '' then
+        redis.call('EXPIRE', first, second)
+      end
     elseif action == 'nack' then
       bury(id, MESSAGES, first)
     elseif action == 'requeue' then

@@ -20,6 +20,7 @@ from dramatiq.middleware import SkipMessage
 
 from worker.base.redis_client import encodable
 from worker.base.tasks import cancel
+from worker.ledger.ledger import SINGLE_SECONDS
 from worker.queue.beater import Beater, Rhythm
 from worker.queue.bullmq import BullJob, BullQueue, JobSettlement
 from worker.queue.consumer import Consumer
@@ -215,13 +216,15 @@ class MailWorker(dramatiq.Worker):
         self._beater.settled()
 
     async def _process(self, message: MessageProxy) -> None:
-        """One message through the actor and the middleware, in the order of Dramatiq's worker threads."""
+        """One message through the actor and the middleware, in the order of Dramatiq's worker threads. An actor returns
+        the key of a ledger that may end soon after the message, or None."""
         identity = message.options["redis_message_id"]
         settlement = Settlement("ack", identity)
         try:
             self.broker.emit_before("process_message", message)
             actor = self.broker.get_actor(message.actor_name)
-            await _coroutine(actor)(*message.args, **message.kwargs)
+            if single := await _coroutine(actor)(*message.args, **message.kwargs):
+                settlement = Settlement("ack", identity, (single, SINGLE_SECONDS))
             self.broker.emit_after("process_message", message, result=None)
         except Postpone as postponed:
             if isinstance(postponed.__cause__, redis.RedisError):

@@ -34,7 +34,7 @@ def declare_actors(broker: MailBroker, check: Checker, deliver: Deliver, fail: F
         fail: records that a recipient's job can't become a mail.
     """
 
-    async def send_mail(*jobs: object, **others: object) -> None:
+    async def send_mail(*jobs: object, **others: object) -> str | None:
         if len(jobs) != 1 or others:
             raise DeadLetter(f"its args hold {len(jobs)} values and its kwargs {len(others)}, but one job is due")
         [raw] = jobs
@@ -50,7 +50,7 @@ def declare_actors(broker: MailBroker, check: Checker, deliver: Deliver, fail: F
             disposition = await deliver(job, Queued(message.message_id, attempts, slow_downs, losses))
         except InvalidJob as error:
             await _refuse(raw, message.message_id, f"invalid job: {error}", fail)
-            return
+            return None
         except redis.RedisError as error:
             raise Postpone(LEDGER_AWAY_DELAY_MS, {}) from error
         match disposition:
@@ -62,6 +62,7 @@ def declare_actors(broker: MailBroker, check: Checker, deliver: Deliver, fail: F
                 raise Park(campaign_id)
             case Held(name=name):
                 raise Hold(name)
+        return keys.single(message.message_id) if job.campaign_id is None else None
 
     dramatiq.actor(actor_name=keys.ACTOR, queue_name=keys.QUEUE, broker=broker, throws=DeadLetter)(send_mail)
 
