@@ -18,6 +18,8 @@ PROCESSES = "mail:processes"
 CONTROL = "mail:control"
 #: HASH campaign → high | low; a campaign that isn't in it has the normal priority.
 PRIORITIES = "mail:priorities"
+#: ZSET campaign → ms since when one of those two alone tells of it (lua/forget_control.lua).
+IDLE_CAMPAIGNS = "mail:control:idle"
 #: HASH of mails that may have been accepted before their process or connection died, and those of their messages
 #: that are held.
 UNCERTAIN = "mail:uncertain"

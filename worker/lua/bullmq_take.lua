@@ -177,6 +177,7 @@ local function is_controlled(id, job)
     park(id, campaign)
   else
     redis.call('HINCRBY', 'mail:counts:' .. campaign, 'cancelled', 1)
+    redis.call('EXPIRE', 'mail:counts:' .. campaign, COUNTS_SECONDS)
     finish(id, 'failed', 'the campaign is cancelled', { -1, -1, 0 })
   end
   return true

@@ -3,6 +3,7 @@
 -- KEYS[12]  mail:campaigns   SET of campaigns that aren't known to be complete
 -- KEYS[13]  PREFIX:QUEUE     what BullMQ's keys begin with (see bullmq.lua)
 -- KEYS[14]  mail:bullmq:PREFIX:QUEUE   what our keys about it begin with
+-- KEYS[15]  mail:control:idle   ZSET campaign -> ms since when nothing else is known of it (see forget_control.lua)
 -- ARGV[1]   pause | fault | resume | cancel | priority | unpark   ARGV[2]  campaign
 -- ARGV[3]   the reason to pause or cancel; what is wrong with a job, of fault; the sender of jobs that name none that can
 --           be read, or empty, of resume; the priority: high | normal | low
@@ -57,6 +58,7 @@ local function in_all_jobs(words, subscriber)
   end
 end
 
+redis.call('ZREM', KEYS[15], campaign)
 if action == 'fault' then
   local sender = redis.call('HGET', counts, 'from') or ''
   local state = redis.call('HGET', CONTROL, campaign)
@@ -109,6 +111,7 @@ elseif action == 'cancel' then
   end
   if dropped > 0 then
     redis.call('HINCRBY', counts, 'cancelled', dropped)
+    redis.call('EXPIRE', counts, COUNTS_SECONDS)
   end
   return dropped
 elseif action == 'unpark' then

@@ -25,6 +25,8 @@ local DEATHS_IN_COMPANY = 2
 local CLASSES = { 'high', 'normal', 'low' }
 -- As worker/queue/producer.py has it: a process would have to hold several copies of it at a time.
 local MAX_MESSAGE_BYTES = 5000000
+-- As worker/ledger/ledger.py has it (LEDGER_SECONDS).
+local COUNTS_SECONDS = 30 * 86400
 local DEAD_LETTER_SECONDS = 7 * 86400
 -- What one call looks at, so that Redis serves others in between.
 local SORT_BYTES = 5000000
@@ -106,6 +108,7 @@ local function sort(id)
   if state and string.sub(state, 1, 9) == 'cancelled' and lane_of(data) == campaign then
     redis.call('HDEL', MESSAGES, id)
     redis.call('HINCRBY', 'mail:counts:' .. campaign, 'cancelled', 1)
+    redis.call('EXPIRE', 'mail:counts:' .. campaign, COUNTS_SECONDS)
     return size
   end
   local delayed = string.find(data, '"eta"', 1, true)

@@ -25,7 +25,7 @@ Resumed = Literal["paused", "cancelled"]
 
 
 def _keys(bullmq: str) -> list[str]:
-    return [*keys.QUEUE_KEYS, keys.OPEN_CAMPAIGNS, *keys.bullmq_keys(bullmq)]
+    return [*keys.QUEUE_KEYS, keys.OPEN_CAMPAIGNS, *keys.bullmq_keys(bullmq), keys.IDLE_CAMPAIGNS]
 
 
 logger = logging.getLogger(__name__)

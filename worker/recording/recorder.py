@@ -14,6 +14,7 @@ from worker.ledger.outbox import Outbox, Result
 from worker.queue.processes import Heartbeat, process_name
 from worker.recording.campaigns import Campaigns
 from worker.recording.database import SupabaseDatabase
+from worker.recording.old_campaigns import FORGET_EVERY_SECONDS, OldCampaigns
 from worker.recording.results import MOST_AT_ONCE, ResultWriter
 
 #: Results that come within this time share requests.
@@ -38,7 +39,8 @@ def run_recorder(settings: Settings, stop: Stop) -> None:
     logger.info("%s %s writes to %s.", name, __version__, settings.supabase_url)
     try:
         outbox, campaigns = Outbox(client, name), Campaigns(client, database)
-        Recorder(outbox, ResultWriter(outbox, database, campaigns), campaigns, stop).run()
+        old = OldCampaigns(client, settings.bullmq)
+        Recorder(outbox, ResultWriter(outbox, database, campaigns), campaigns, old, stop).run()
     finally:
         heartbeat.stop()
         database.close()
@@ -48,14 +50,18 @@ def run_recorder(settings: Settings, stop: Stop) -> None:
 class Recorder:
     """One recorder; several may run on several hosts."""
 
-    def __init__(self, outbox: Outbox, writer: ResultWriter, campaigns: Campaigns, stop: Stop) -> None:
+    def __init__(
+        self, outbox: Outbox, writer: ResultWriter, campaigns: Campaigns, old: OldCampaigns, stop: Stop
+    ) -> None:
         self._outbox = outbox
         self._writer = writer
         self._campaigns = campaigns
+        self._old = old
         self._stop = stop
         self._backoff_seconds = FIRST_BACKOFF_SECONDS
         self._next_abandoned = 0.0
         self._next_campaigns = 0.0
+        self._next_forgetting = 0.0
 
     def run(self) -> None:
         """Works until told to stop. While the database or Redis is away, results stay in the outbox."""
@@ -73,6 +79,9 @@ class Recorder:
                 self._writer.write(results)
                 if results or time.monotonic() >= self._next_campaigns:
                     self._next_campaigns = time.monotonic() + self._campaigns.close_complete()
+                if time.monotonic() >= self._next_forgetting:
+                    self._next_forgetting = time.monotonic() + FORGET_EVERY_SECONDS
+                    self._old.forget()
                 self._backoff_seconds = FIRST_BACKOFF_SECONDS
             except DatabaseUnavailable as error:
                 opened = False
