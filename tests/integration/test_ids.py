@@ -22,6 +22,14 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.lis
 
 
 GLANCE = script("clock", "ids", "lanes") + "return lane_at_a_glance(ARGV[1])"
+RECIPIENT = (
+    script("ids")
+    + """
+local function job_of(job) return job end
+return { recipient_at_a_glance(ARGV[1], 'c', job_of) or '', recipient_of(decode(ARGV[1]), 'c') or '' }
+"""
+)
+RECIPIENT_KEYS = st.sampled_from(["campaignId", "campaign_id", "subscriberId", "subscriber_id", "html"])
 
 
 def by_python(job: str) -> str | None:
@@ -57,3 +65,10 @@ def test_whatever_comes(queue: redis.Redis, raw: dict[str, object]) -> None:
     if any(isinstance(value, float) and value == value // 1 for value in raw.values()):
         return
     assert by_lua(queue, job) == at_a_glance(queue, job) == by_python(job)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(RECIPIENT_KEYS, st.sampled_from(["c", "c ", "", "s-1", None, 7, '"campaignId":"d"']) | VALUES))
+def test_a_recipient_at_a_glance_is_the_jobs(queue: redis.Redis, raw: dict[str, object]) -> None:
+    found: list[bytes] = queue.eval(RECIPIENT, 1, "mail:x", json.dumps(raw))
+    assert found[0] == found[1]

@@ -15,6 +15,7 @@ from worker.ledger.ledger import Entry, mark_sent
 
 #: What is held of a job of BullMQ's begins so (lua/jobs.lua), and no message does.
 _JOB = b'{"bullmq":'
+AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class UncertainMails:
 
     def all(self, campaign_id: str | None = None, subscriber_id: str | None = None) -> Iterator[UncertainMail]:
         """Those of a campaign, of one of its subscribers, or all; the oldest first."""
-        stored: Any = self._client.hgetall(keys.UNCERTAIN)
-        mails = [_read(name, value) for name, value in stored.items()]
+        stored: Any = self._client.hscan_iter(keys.UNCERTAIN, count=AT_ONCE)
+        mails = [_read(name, value) for name, value in dict(stored).items()]
         for mail in sorted(mails, key=lambda mail: mail.at):
             if campaign_id in (None, mail.entry.campaign_id) and subscriber_id in (None, mail.entry.subscriber_id):
                 yield mail
@@ -50,8 +51,8 @@ class UncertainMails:
     def forget_resent(self, older_than_seconds: float) -> None:
         """Takes mails that were sent again or given up so long ago off the list; those that are held stay."""
         old = [mail.entry.name for mail in self.all() if not mail.held and time.time() - mail.at > older_than_seconds]
-        if old:
-            self._client.hdel(keys.UNCERTAIN, *old)
+        for start in range(0, len(old), AT_ONCE):
+            self._client.hdel(keys.UNCERTAIN, *old[start : start + AT_ONCE])
 
     def resend(self, mail: UncertainMail) -> bool:
         """Queues a held mail again; its Message-ID stays the same. False if it isn't held any more."""

@@ -1,7 +1,6 @@
 """Compares what the database, the ledger, the queue and the dead letters know of a campaign, and repairs what can be
 repaired (`mail-worker reconcile`)."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,14 @@ import redis
 from worker.base import keys
 from worker.base.redis_client import script
 from worker.ledger.outbox import record_again
+from worker.ledger.uncertain import UncertainMails
 from worker.queue.producer import enqueue, jobs_of
 from worker.recording.database import Recipient
 
 LOOK_AT_ONCE = 500
+#: Of messages' bodies in one step, so that Redis serves others in between.
+LOOK_BYTES = 1_000_000
+FIRST_LOOK = 1
 #: Of BullMQ's jobs, in the order in which they go on.
 _STATES = ("delayed", "prioritized", "wait", "paused", "active")
 
@@ -121,11 +124,15 @@ class Reconciliation:
     def _in(self, key: str) -> set[str]:
         found: set[str] = set()
         cursor: Any = 0
+        at_once = FIRST_LOOK
         while True:
-            cursor, *subscribers = self._recipients(keys=[key], args=[self._campaign_id, cursor, LOOK_AT_ONCE])
+            cursor, looked_bytes, *subscribers = self._recipients(keys=[key], args=[self._campaign_id, cursor, at_once])
             found.update(subscriber.decode() for subscriber in subscribers)
             if int(cursor) == 0:
                 return found
+            # How many messages are some of their bytes is known only from those that were seen.
+            fitting = at_once * LOOK_BYTES // max(looked_bytes, 1)
+            at_once = max(min(fitting, 2 * at_once, LOOK_AT_ONCE), 1)
 
     def _jobs_in(self, *states: str) -> set[str]:
         """BullMQ's jobs. What moves on while its state is read is found in the next one."""
@@ -135,18 +142,17 @@ class Reconciliation:
             while True:
                 looked, *subscribers = self._job_recipients(
                     keys=[f"{self._bullmq}:{state}"],
-                    args=[self._campaign_id, start, LOOK_AT_ONCE, f"{self._bullmq}:"],
+                    args=[self._campaign_id, start, LOOK_AT_ONCE, f"{self._bullmq}:", LOOK_BYTES],
                 )
                 found.update(subscriber.decode() for subscriber in subscribers)
                 start += int(looked)
-                if int(looked) < LOOK_AT_ONCE:
+                if int(looked) == 0:
                     break
         return found
 
     def _held(self) -> set[str]:
-        names: Any = self._client.hkeys(keys.HELD_MESSAGES)
-        mails = (json.loads(name) for name in names)
-        return {subscriber for campaign, subscriber, _ in mails if campaign == self._campaign_id}
+        uncertain = UncertainMails(self._client).all(self._campaign_id)
+        return {mail.entry.subscriber_id for mail in uncertain if mail.held and mail.entry.subscriber_id}
 
     def _states(self) -> dict[str, str]:
         found: Any = self._client.hscan_iter(keys.ledger(self._campaign_id), count=LOOK_AT_ONCE)

@@ -19,6 +19,7 @@ from worker.mail.outcomes import is_hard_bounce
 from worker.queue.producer import enqueue, jobs_of
 
 AT_ONCE = 100
+LOOK_AT_ONCE = 500
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class FailedMails:
         """
         failed = Failed()
         uncertain = {mail.entry.subscriber_id for mail in UncertainMails(self._client).all(self._campaign_id)}
-        states: Any = self._client.hscan_iter(keys.ledger(self._campaign_id), count=500)
+        states: Any = self._client.hscan_iter(keys.ledger(self._campaign_id), count=LOOK_AT_ONCE)
         for subscriber, state in states:
             kind, at_ms, words = state.decode(errors="replace").split(":", 2)
             late = before is not None and int(at_ms) >= before.timestamp() * 1000
@@ -99,9 +100,9 @@ class FailedMails:
     def _failed_jobs(self, subscribers: set[str]) -> Iterator[tuple[str, str]]:
         if not self._bullmq:
             return
-        # From a list that is read before anything moves.
-        identities: Any = self._client.zrange(f"{self._bullmq}:failed", 0, -1)
-        for page in _pages(iter(identities)):
+        # From a list that is read before anything moves, in steps that miss nothing that stays.
+        scores: Any = self._client.zscan_iter(f"{self._bullmq}:failed", count=LOOK_AT_ONCE)
+        for page in _pages(iter(dict(scores))):
             with self._client.pipeline(transaction=False) as pipeline:
                 for identity in page:
                     pipeline.hget(f"{self._bullmq}:{identity.decode()}", "data")

@@ -117,17 +117,19 @@ class Control:
 
     def wait_for_mails_in_flight(self) -> bool:
         """Waits until all mails that are on their way now have their result; False if some don't get one."""
-        before = self._in_flight()
+        # Looked for once: it's a walk over all keys.
+        accounts = list(self._client.scan_iter(match=keys.in_flight("*"), count=1000))
+        before = self._in_flight(accounts)
         deadline = time.monotonic() + LAST_MAILS_SECONDS
-        while before & self._in_flight():
+        while before & self._in_flight(accounts):
             if time.monotonic() > deadline:
                 return False
             time.sleep(LOOK_EVERY_SECONDS)
         return True
 
-    def _in_flight(self) -> set[bytes]:
+    def _in_flight(self, accounts: list[bytes]) -> set[bytes]:
         found: set[bytes] = set()
-        for key in self._client.scan_iter(match=keys.in_flight("*"), count=1000):
+        for key in accounts:
             claimants: Any = self._client.zrangebyscore(key, 1, "+inf")
             found.update(claimants)
         return found

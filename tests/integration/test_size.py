@@ -1,0 +1,74 @@
+"""That no call of ours keeps Redis from serving others, however much it reads; benchmarks/size.py says how long each
+takes with millions."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from tests.integration.size import MOST_MS, fill, slowest_ms
+from worker.base import keys
+from worker.ledger.ledger import Entry
+from worker.ledger.uncertain import UncertainMails
+from worker.operating.reconcile import Reconciliation
+from worker.operating.retry_failed import FailedMails
+from worker.recording.database import Recipient
+
+BULLMQ = "bull:mail-queue"
+MANY = 100_000
+
+
+class Rows:
+    """A database of a campaign's recipients, none of whom is recorded."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def recipients(self, campaign_id: str) -> Iterator[Recipient]:
+        return (Recipient(f"s{number}", False) for number in range(self._number))
+
+
+def job(number: int, body: str) -> dict[str, str]:
+    return {"campaignId": "c-1", "subscriberId": f"s{number}", "email": "a@a.example", "html": body}
+
+
+@pytest.mark.parametrize(("messages", "body_bytes"), [(3000, 10_000), (600, 50_000), (40, 500_000)])
+def test_reconcile_looks_at_so_many_bytes_at_once(queue: redis.Redis, messages: int, body_bytes: int) -> None:
+    body = '<p class="x">' * (body_bytes // 13)
+    for number in range(messages):
+        queue.hset(keys.MESSAGES, f"m{number}", json.dumps({"args": [job(number, body)]}))
+        queue.hset(f"{BULLMQ}:{number}", "data", json.dumps(job(messages + number, body)))
+        queue.lpush(f"{BULLMQ}:wait", number)
+    reconciliation = Reconciliation(queue, Rows(2 * messages), "c-1", BULLMQ)
+    reconciliation.report()  # The scripts are known then.
+    assert slowest_ms(queue, reconciliation.report) < MOST_MS
+    report = reconciliation.report()
+    assert (len(report.waiting), report.missing) == (2 * messages, set())
+
+
+def test_many_uncertain_mails_are_read_in_steps(queue: redis.Redis) -> None:
+    names = [Entry("c-1", f"s{number}", f"m{number}").name for number in range(MANY)]
+    fill(queue, keys.UNCERTAIN, dict.fromkeys(names, json.dumps([1000, "why", "resent"])))
+    fill(queue, keys.HELD_MESSAGES, dict.fromkeys(names, "{}"))
+    fill(queue, keys.UNCERTAIN, dict.fromkeys(names[:5], json.dumps([1000, "why", "held"])))
+    uncertain = UncertainMails(queue)
+    assert sum(1 for _ in uncertain.all("c-1")) == MANY
+    assert slowest_ms(queue, lambda: list(uncertain.all("c-1"))) < MOST_MS
+    assert slowest_ms(queue, Reconciliation(queue, Rows(10), "c-1", "").report) < MOST_MS
+    assert len(Reconciliation(queue, Rows(10), "c-1", "").report().held) == 5
+    assert slowest_ms(queue, lambda: uncertain.forget_resent(60)) < MOST_MS
+    assert queue.hlen(keys.UNCERTAIN) == 5
+
+
+def test_many_failed_jobs_are_read_in_steps(queue: redis.Redis) -> None:
+    queue.zadd(f"{BULLMQ}:failed", {str(number): number for number in range(20_000)})
+    fill(queue, keys.ledger("c-1"), {f"s{number}": "f:1000:550 no" for number in range(MANY)})
+    failed = FailedMails(queue, "c-1", BULLMQ)
+    assert slowest_ms(queue, lambda: failed.find("", None)) < MOST_MS
+    queue.config_resetstat()
+    failed.retry({"s1"}, None)
+    asked: Any = queue.info("commandstats")
+    assert asked["cmdstat_zscan"]["calls"] > 10
+    assert "cmdstat_zrange" not in asked
