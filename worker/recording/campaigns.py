@@ -114,7 +114,7 @@ class Campaigns:
         self._looks = {campaign: look for campaign, look in self._looks.items() if campaign in open_campaigns}
         for campaign_id in open_campaigns:
             self._try(campaign_id, self._look_at)
-        self._forget_ledgers()
+        self.forget_ledgers()
         if self._watch_closed():
             return LOOK_AT_CLOSED_SECONDS
         return LOOK_AT_OPEN_SECONDS if open_campaigns else LOOK_FOR_OPEN_SECONDS
@@ -182,7 +182,8 @@ class Campaigns:
         """Has the campaign's ledger looked at once it may have ended."""
         pipeline.zadd(keys.LEDGERS, {campaign_id: (time.time() + RENEW_SECONDS) * 1000})
 
-    def _forget_ledgers(self) -> None:
+    def forget_ledgers(self) -> None:
+        """Removes the ledgers of campaigns that have ended, now and then."""
         if time.monotonic() < self._forget_at:
             return
         self._forget_at = time.monotonic() + FORGET_EVERY_SECONDS
