@@ -138,7 +138,8 @@ def slowest_ms(client: "redis.Redis", action: Callable[[], object]) -> float:
     client.slowlog_reset()
     action()
     log: Any = client.slowlog_get(10_000)
-    return float(max((entry["duration"] for entry in log), default=0)) / 1000
+    ours = [entry["duration"] for entry in log if not entry["command"].startswith(b"SLOWLOG")]
+    return float(max(ours, default=0)) / 1000
 
 
 def calls(client: "redis.Redis", url: str) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -168,7 +169,7 @@ def main() -> None:
     with bench() as setup:
         url = setup.services.redis_url
         client = connect(Secret(url), socket_timeout_seconds=60)
-        usual = {name: client.config_get(name)[name] for name in SETTINGS}
+        usual: dict[str, Any] = {name: client.config_get(name)[name] for name in SETTINGS}
         for name, value in SETTINGS.items():
             client.config_set(name, value)
         fill(client, options.recipients)

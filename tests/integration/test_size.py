@@ -2,6 +2,7 @@
 takes with millions."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from worker.ledger.ledger import Entry
 from worker.ledger.uncertain import UncertainMails
 from worker.operating.reconcile import Reconciliation
 from worker.operating.retry_failed import FailedMails
+from worker.queue.control import Control
 from worker.recording.database import Recipient
 
 BULLMQ = "bull:mail-queue"
@@ -72,3 +74,17 @@ def test_many_failed_jobs_are_read_in_steps(queue: redis.Redis) -> None:
     asked: Any = queue.info("commandstats")
     assert asked["cmdstat_zscan"]["calls"] > 10
     assert "cmdstat_zrange" not in asked
+
+
+def test_many_parked_jobs_come_back_in_steps(queue: redis.Redis) -> None:
+    parked_until = int(time.time() * 1000 + 10 * 365 * 86_400_000) * 4096
+
+    def resume() -> None:
+        queue.delete(f"{BULLMQ}:delayed")
+        queue.sadd(keys.bullmq_parked(BULLMQ, "c-1"), *range(3000))
+        queue.zadd(f"{BULLMQ}:delayed", {str(number): parked_until for number in range(3000)})
+        queue.hset(keys.CONTROL, "c-1", "paused:why")
+        Control(queue, BULLMQ).resume("c-1")
+
+    assert slowest_ms(queue, resume) < MOST_MS / 2
+    assert queue.zcount(f"{BULLMQ}:delayed", 0, parked_until - 1) == 3000

@@ -15,6 +15,8 @@ from worker.ledger.ledger import LEDGER_SECONDS
 from worker.mail.same_words import same_words
 
 DROP_AT_ONCE = 1000
+#: Each takes some 20 µs in Redis, which serves nobody else meanwhile.
+UNPARK_AT_ONCE = 200
 #: Few mails take longer; who waits for them is told which may still arrive.
 LAST_MAILS_SECONDS = 200.0
 LOOK_EVERY_SECONDS = 0.2
@@ -112,7 +114,7 @@ class Control:
         return total
 
     def _bring_jobs_back(self, campaign_id: str) -> None:
-        while self._say("unpark", campaign_id, "", DROP_AT_ONCE):
+        while self._say("unpark", campaign_id, "", UNPARK_AT_ONCE):
             pass
 
     def wait_for_mails_in_flight(self) -> bool:
