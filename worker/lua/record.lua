@@ -23,6 +23,7 @@
 -- Returns the campaigns that were paused because too many of their mails failed.
 local config, results = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local SHORT_WINDOW_MS = 60000
+local NAMES = { s = 'sent', f = 'failed', g = 'given_up' }
 local paused = {}
 
 local function leave_place(claimant, accepted)
@@ -72,74 +73,104 @@ local function finish_job(mail, words, id, timestamp, returnvalue, keep_complete
   end
 end
 
-open(config.queue, config.own)
-local names = { s = 'sent', f = 'failed', g = 'given_up' }
-for _, item in ipairs(results) do
-  local mail, claimant, result, words, job = item[1], item[2], item[3], item[4], item[5]
-  local recorded = result == 'w'
-  if recorded then
-    result = 's'
+-- A result that is the last word. Where it comes without a claim, what another process had claimed may have left.
+local function conclude(mail, result, before)
+  local words, ledger_seconds = result.words, config.ledger_seconds
+  write_state(mail, result.letter, words, ledger_seconds)
+  if (before == 'taken' or before == 'sending') and result.claimant == '' then
+    list_uncertain(mail, KEYS[3], 'its process died, and its job can\'t be tried again', 'resent', ledger_seconds)
+  elseif before == 'u' then
+    -- A mail that was given up may have been accepted all the same: it stays listed.
+    if result.letter == 's' then
+      redis.call('HDEL', KEYS[3], mail[4])
+    end
+    redis.call('HDEL', KEYS[6], mail[4])
+  elseif before == 'g' then
+    count(mail, 'given_up', -1, ledger_seconds)
   end
+  if result.letter == 'g' then
+    list_uncertain(mail, KEYS[3], words, 'given up', ledger_seconds)
+  end
+  count(mail, NAMES[result.letter], 1, ledger_seconds)
+  if mail[1] == '' then
+    return
+  end
+  if result.is_for_database then
+    redis.call('XADD', KEYS[1], '*', 'campaign', mail[1], 'subscriber', mail[2], 'result', result.letter,
+      'at', whole(REAL_MS), 'words', result.letter == 'f' and words or '')
+  end
+  local control = redis.call('HGET', KEYS[4], mail[1])
+  if not control or string.sub(control, 1, 9) ~= 'cancelled' then
+    redis.call('SADD', KEYS[2], mail[1])
+  end
+  if result.letter == 'f' and config.pause_percent < 100 then
+    pause_if_too_many_fail(mail[1])
+  end
+end
+
+local function doubt(mail, result)
+  write_state(mail, 'u', result.words, config.ledger_seconds)
+  list_uncertain(mail, KEYS[3], result.words, config.hold and 'held' or 'resent', config.ledger_seconds)
+end
+
+-- Nobody's claim any more, as old as the first try that may have been accepted.
+local function disown(mail, result)
+  write_state(mail, 'c', '-', config.ledger_seconds, result.since_ms)
+end
+
+local function give_back_claim(mail, result)
+  if result.since_ms < result.claimed_at_ms then
+    disown(mail, result) -- This try hasn't changed what an earlier one left.
+  else
+    redis.call('HDEL', place(mail))
+  end
+end
+
+-- What a result does, by what the ledger has of the mail: nothing yet (`none`), the result's own claim (`mine`), one of a
+-- living process while the result comes without any (`sending`: a second message is broken, and the first one's result
+-- counts), another one's (`taken`), u or g. What was sent or has failed for good stays so.
+local TRANSITIONS = {
+  s = { none = conclude, mine = conclude, sending = conclude, taken = conclude, u = conclude, g = conclude },
+  f = { none = conclude, mine = conclude, taken = conclude, u = conclude },
+  g = { none = conclude, mine = conclude, sending = conclude, taken = conclude, u = conclude },
+  u = { none = doubt, mine = doubt, sending = doubt, taken = doubt, u = doubt },
+  r = { mine = give_back_claim },
+  k = { mine = disown },
+}
+
+local function situation(kind, detail, claimant)
+  if kind ~= 'c' then
+    return kind or 'none'
+  elseif detail == claimant then
+    return 'mine'
+  elseif claimant == '' and redis.call('ZSCORE', config.alive, string.match(detail, '^[^:]*')) then
+    return 'sending'
+  end
+  return 'taken'
+end
+
+open(config.queue, config.own)
+for _, item in ipairs(results) do
+  local mail, claimant, letter, words, job = item[1], item[2], item[3], item[4], item[5]
   local kind, since_ms, detail = read_state(mail)
-  local claimed_at = claimant ~= '' and tonumber(redis.call('ZSCORE', KEYS[8], claimant) or 0) or 0
-  leave_place(claimant, result ~= 'r' and result ~= 'f')
-  if result == 's' and not recorded and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
+  local result = {
+    letter = letter == 'w' and 's' or letter,
+    words = words,
+    claimant = claimant,
+    since_ms = since_ms,
+    claimed_at_ms = claimant ~= '' and tonumber(redis.call('ZSCORE', KEYS[8], claimant) or 0) or 0,
+    is_for_database = letter == 's' or letter == 'f',
+  }
+  leave_place(claimant, letter ~= 'r' and letter ~= 'f')
+  if letter == 's' and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
     redis.call('HDEL', KEYS[7], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms', 'stopped_with')
   end
-  if result == 'r' then
-    if kind == 'c' and detail == claimant then
-      if since_ms < claimed_at then
-        -- An earlier try may have been accepted, and this one hasn't changed that.
-        write_state(mail, 'c', '-', config.ledger_seconds, since_ms)
-      else
-        redis.call('HDEL', place(mail))
-      end
-    end
-  elseif result == 'k' then
-    if kind == 'c' and detail == claimant then
-      write_state(mail, 'c', '-', config.ledger_seconds, since_ms)
-    end
-  elseif result == 'f' and claimant == '' and kind == 'c'
-    and redis.call('ZSCORE', config.alive, string.match(detail, '^[^:]*')) then
-    -- A second message of a mail that is being sent right now is broken: the first one's result counts.
-  elseif kind ~= 's' and kind ~= 'f' and (kind ~= 'g' or result == 's') then
-    write_state(mail, result, words, config.ledger_seconds)
-    if result == 'u' then
-      list_uncertain(mail, KEYS[3], words, config.hold and 'held' or 'resent', config.ledger_seconds)
-    else
-      if kind == 'c' and claimant == '' then
-        list_uncertain(mail, KEYS[3], 'its process died, and its job can\'t be tried again', 'resent', config.ledger_seconds)
-      end
-      if kind == 'u' then
-        -- A mail that was given up may have been accepted all the same: it stays listed.
-        if result == 's' then
-          redis.call('HDEL', KEYS[3], mail[4])
-        end
-        redis.call('HDEL', KEYS[6], mail[4])
-      end
-      if result == 'g' then
-        list_uncertain(mail, KEYS[3], words, 'given up', config.ledger_seconds)
-      end
-      if kind == 'g' then
-        count(mail, 'given_up', -1, config.ledger_seconds)
-      end
-      count(mail, names[result], 1, config.ledger_seconds)
-      if mail[1] ~= '' then
-        if not recorded and result ~= 'g' then
-          redis.call('XADD', KEYS[1], '*', 'campaign', mail[1], 'subscriber', mail[2], 'result', result,
-            'at', whole(REAL_MS), 'words', result == 'f' and words or '')
-        end
-        local control = redis.call('HGET', KEYS[4], mail[1])
-        if not control or string.sub(control, 1, 9) ~= 'cancelled' then
-          redis.call('SADD', KEYS[2], mail[1])
-        end
-        if result == 'f' and config.pause_percent < 100 then
-          pause_if_too_many_fail(mail[1])
-        end
-      end
-    end
+  local before = situation(kind, detail, claimant)
+  local transition = TRANSITIONS[result.letter][before]
+  if transition then
+    transition(mail, result, before)
   end
-  if job and names[result] then
+  if job and NAMES[result.letter] then
     finish_job(mail, words, unpack(job))
   end
 end
