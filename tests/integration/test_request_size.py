@@ -13,7 +13,8 @@ from tests.integration.tcp_proxy import Proxy
 from worker.base import keys
 from worker.base.redis_client import REQUEST_BYTES, connect, connect_async
 from worker.base.settings import Secret
-from worker.ledger.ledger import QueuedJob
+from worker.ledger.ledger import Entry, QueuedJob
+from worker.ledger.uncertain import UncertainMails
 from worker.queue.message_queue import MessageQueue, Settlement
 from worker.queue.producer import CHUNK_JOBS, enqueue
 
@@ -49,6 +50,10 @@ def requests(stream: bytearray) -> Iterator[tuple[bytes, int]]:
         yield name, size
 
 
+def through(proxy: Proxy, services: Services) -> Secret:
+    return Secret(services.redis_url.replace(f"{services.address}:6379", f"127.0.0.1:{proxy.port}"))
+
+
 def largest(proxy: Proxy) -> int:
     return max(size for stream in proxy.sent for _, size in requests(stream))
 
@@ -61,7 +66,7 @@ def jobs(number: int, size: int) -> Iterator[dict[str, Any]]:
 async def test_a_request_holds_what_fits(
     queue: redis.Redis, services: Services, proxy: Proxy, number: int, size: int
 ) -> None:
-    url = Secret(services.redis_url.replace(f"{services.address}:6379", f"127.0.0.1:{proxy.port}"))
+    url = through(proxy, services)
     allowed = max(REQUEST_BYTES, size) + AROUND
     with connect(url) as client:
         assert list(enqueue(client, jobs(number, size)))[-1] == number
@@ -81,6 +86,18 @@ async def test_a_request_holds_what_fits(
     await waiting.aclose()
     assert queue.zcard(keys.DUE) == number
     assert size < largest(proxy) < allowed
+
+
+def test_a_long_list_of_uncertain_mails_is_forgotten_in_parts(
+    queue: redis.Redis, services: Services, proxy: Proxy
+) -> None:
+    mails = [Entry("c" * 200, f"{number:0200}", "") for number in range(10_000)]
+    listed: Any = {mail.name: json.dumps([1, "", "resent"]) for mail in mails}
+    queue.hset(keys.UNCERTAIN, mapping=listed)
+    with connect(through(proxy, services)) as client:
+        UncertainMails(client).forget_resent(60)
+    assert queue.hlen(keys.UNCERTAIN) == 0
+    assert largest(proxy) < REQUEST_BYTES
 
 
 def test_a_servers_long_reply_isnt_kept_whole() -> None:
