@@ -52,6 +52,7 @@ def read(mail: Mail) -> EmailMessage:
     assert not re.search(rb"[\r\n]", mail.data.replace(b"\r\n", b""))
     assert head.isascii() or mail.needs_smtputf8
     assert not re.search(rb"\r\n[ \t]*\r\n", head)
+    assert all(len(line) <= 76 for line in head.split(b"\r\n") if b"=?utf-8?b?" in line and b"List" not in line)
     message = message_from_string(mail.data.decode(), policy=policy.default)
     assert isinstance(message, EmailMessage)
     return message

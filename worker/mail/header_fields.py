@@ -18,8 +18,10 @@ _FOLD_BEYOND = 78
 LONGEST_WORD = _LONGEST_LINE - 1
 # Beside the longest field name.
 _LONGEST_FIRST_WORD = 900
-# In base64 60 characters, which leave room for the longest field names in front of the first word.
+# RFC 2047, 2: a line with encoded words has at most 76 characters; with its blank, a word of so many bytes has 73.
+_LONGEST_ENCODED_LINE = 76
 _ENCODED_WORD_BYTES = 45
+_AROUND_ENCODED = len("=?utf-8?b??=")
 # Readers take it for an encoded word wherever it stands, in quotes too.
 _LOOKS_ENCODED = "=?"
 
@@ -41,12 +43,12 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 def text_field(name: str, value: str) -> str:
     """Any words: folded at blanks. What isn't ASCII, looks encoded or fits no line becomes encoded words."""
     if not value.isascii() or _LOOKS_ENCODED in value:
-        return f"{name}: {_encoded(value)}"
+        return f"{name}: {_encoded(value, name)}"
     if len(name) + 2 + len(value) <= _FOLD_BEYOND:
         return f"{name}: {value}"
     words = _WORD.findall(value)
     if max(map(len, words)) > _LONGEST_FIRST_WORD:
-        return f"{name}: {_encoded(value)}"
+        return f"{name}: {_encoded(value, name)}"
     return _folded(name, words, _FOLD_BEYOND)
 
 
@@ -61,7 +63,7 @@ def address_field(name: str, address: Address) -> str:
         words = _WORD.findall(value)
         if max(map(len, words)) <= _LONGEST_FIRST_WORD:
             return _folded(name, words, _FOLD_BEYOND)
-    return f"{name}: {_encoded(address.name)}{_CRLF} <{address.email}>"
+    return f"{name}: {_encoded(address.name, name)}{_CRLF} <{address.email}>"
 
 
 def job_field(name: str, value: str) -> str:
@@ -109,7 +111,7 @@ def _encode_phrases(name: str, value: str) -> str:
             return phrase
         words = _QUOTED.sub(lambda quoted: re.sub(r"\\(.)", r"\1", quoted[1]), phrase).strip()
         before, after = phrase[: len(phrase) - len(phrase.lstrip())], phrase[len(phrase.rstrip()) :]
-        return f"{before}{_encoded(words, ' ')}{after}"
+        return f"{before}{_encoded(words).replace(_CRLF, '')}{after}"
 
     outside = _IN_BRACKETS.sub("", value)
     inside = "".join(_IN_BRACKETS.findall(value))
@@ -138,13 +140,16 @@ def _folded(name: str, words: list[str], limit: int) -> str:
     return _CRLF.join((*lines, line))
 
 
-def _encoded(value: str, separator: str = f"{_CRLF} ") -> str:
-    """RFC 2047: words of at most 75 characters, none of which cuts a character in two."""
+def _encoded(value: str, name: str = "") -> str:
+    """RFC 2047: encoded words, one on a line, none of which cuts a character in two. The first has `name` before it."""
     words, start, raw = [], 0, value.encode("utf-8")
+    room = (_LONGEST_ENCODED_LINE - len(name) - 2 - _AROUND_ENCODED) // 4 * 3
+    # A name that leaves no room can't be folded.
+    size = min(room, _ENCODED_WORD_BYTES) if room > 3 else _ENCODED_WORD_BYTES
     while start < len(raw):
-        end = min(start + _ENCODED_WORD_BYTES, len(raw))
+        end = min(start + size, len(raw))
         while end < len(raw) and raw[end] & 0xC0 == 0x80:
             end -= 1
         words.append(f"=?utf-8?b?{base64.b64encode(raw[start:end]).decode()}?=")
-        start = end
-    return separator.join(words)
+        start, size = end, _ENCODED_WORD_BYTES
+    return f"{_CRLF} ".join(words)
