@@ -1,6 +1,7 @@
 """The command on the host: right answers, and one sentence for each thing that is wrong."""
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -9,6 +10,7 @@ import redis
 from testbed.services import Services
 from tests.integration.programs import Programs
 from worker.base import keys
+from worker.operating.checks import _room
 
 
 def test_check_finds_all_well(programs: Programs, services: Services) -> None:
@@ -93,6 +95,29 @@ def test_eviction_is_refused(programs: Programs, queue: redis.Redis) -> None:
         queue.config_set("maxmemory-policy", "noeviction")
     assert code == 1
     assert "set it to noeviction" in printed
+
+
+def test_check_says_what_waiting_mails_take(programs: Programs, queue: redis.Redis) -> None:
+    assert "mails wait" not in programs.run("check")[1]
+    for number in range(300):
+        queue.hset(keys.MESSAGES, str(number), "x" * (5000 if number % 2 else 15_000))
+    used: Any = queue.info("memory")
+    queue.config_set("maxmemory", int(used["used_memory"] * 1.25))
+    try:
+        code, printed = programs.run("check")
+    finally:
+        queue.config_set("maxmemory", 0)
+    assert code == 0, printed
+    assert "; 300 mails wait and take about 3 MB; its memory is " in printed
+    assert "when it's full, the app can't queue more" in printed
+
+
+def test_check_says_when_a_record_of_upstashs_is_nearly_full(queue: redis.Redis) -> None:
+    for number in range(80):
+        queue.hset(keys.MESSAGES, str(number), "x" * 1_000_000)
+    assert not [words for words in _room(queue, {}, "redis.example.com") if "Upstash" in words]
+    [words] = [words for words in _room(queue, {}, "eu1-a.upstash.io") if "Upstash" in words]
+    assert words.startswith("that is one record, of which Upstash's smaller plans take 100 MB: queue fewer at a time")
 
 
 def test_all_missing_settings_come_at_once(programs: Programs) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import redis
 
+from worker.base import keys
 from worker.base.redis_client import connect, explain
 from worker.base.settings import Settings
 from worker.errors import DatabaseRejected, MailWorkerError
@@ -20,6 +21,15 @@ REDIS_TIMEOUT_SECONDS = 5.0
 DATABASE_TIMEOUT_SECONDS = 10.0
 #: More completed jobs than this, and nobody seems to remove them.
 UNBOUNDED_JOBS = 5000
+#: https://upstash.com/docs/redis/troubleshooting/max_record_size_exceeded: of its free and pay-as-you-go databases.
+UPSTASH_RECORD_BYTES = 100_000_000
+UPSTASH_HOSTS = ".upstash.io"
+#: From this part of a limit on, it's said.
+CLOSE_TO = 0.7
+#: Fewer bytes of waiting mails aren't worth a word.
+WORTH_SAYING_BYTES = 1_000_000
+#: So many waiting mails are weighed, and taken for all of them.
+WEIGHED_MESSAGES = 50
 #: With an index on both columns it's below 10 ms among millions of rows.
 SLOW_LOOKUP_MS = 100.0
 
@@ -73,9 +83,46 @@ def check_redis(settings: Settings) -> str:
         if info.get("role") == "slave":
             raise MailWorkerError("Redis is a replica, which takes no changes: let REDIS_URL lead to the primary.")
         connection = client.connection_pool.connection_kwargs
-        return f"{connection.get('host')}:{connection.get('port')}, version {version}"
+        host = str(connection.get("host"))
+        return "; ".join([f"{host}:{connection.get('port')}, version {version}", *_room(client, info, host)])
     finally:
         client.close()
+
+
+def _room(client: "redis.Redis", info: dict[str, Any], host: str) -> Iterator[str]:
+    """What the waiting mails of Dramatiq's queue take, and of which limit that is near."""
+    messages, size = waiting_bytes(client)
+    if size >= WORTH_SAYING_BYTES:
+        yield f"{messages:,} mails wait and take about {size / 1e6:,.0f} MB"
+    if host.endswith(UPSTASH_HOSTS) and size > CLOSE_TO * UPSTASH_RECORD_BYTES:
+        yield (
+            f"that is one record, of which Upstash's smaller plans take {UPSTASH_RECORD_BYTES / 1e6:.0f} MB: queue"
+            " fewer at a time, make the mails smaller, or take a larger plan or BullMQ's queue (docs/redis.md)"
+        )
+    used, most = int(info.get("used_memory") or 0), int(info.get("maxmemory") or 0)
+    if most and used > CLOSE_TO * most:
+        yield (
+            f"its memory is {used / most * 100:.0f} % full ({used / 1e6:,.0f} of {most / 1e6:,.0f} MB): when it's full,"
+            " the app can't queue more. Let the workers send what waits, or raise its maxmemory (on a broker of this"
+            " project redis_maxmemory_mb)"
+        )
+
+
+def waiting_bytes(client: "redis.Redis") -> tuple[int, int]:
+    """How many messages Dramatiq's queue holds, and how many bytes those are, by a sample.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    messages: Any = client.hlen(keys.MESSAGES)
+    sample: Any = client.hrandfield(keys.MESSAGES, WEIGHED_MESSAGES)
+    if not sample:
+        return 0, 0
+    with client.pipeline(transaction=False) as pipeline:
+        for identity in sample:
+            pipeline.hstrlen(keys.MESSAGES, identity)
+        sizes: list[int] = pipeline.execute()
+    return messages, int((sum(sizes) + sum(map(len, sample))) / len(sample) * messages)
 
 
 def check_bullmq(settings: Settings) -> str:
