@@ -1,6 +1,7 @@
 """That no call of ours keeps Redis from serving others, however much it reads; benchmarks/size.py says how long each
 takes with millions."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -9,13 +10,17 @@ from typing import Any
 import pytest
 import redis
 
+from testbed.services import Services
 from tests.integration.size import MOST_MS, fill, slowest_ms
 from worker.base import keys
+from worker.base.redis_client import connect_async
+from worker.base.settings import Secret
 from worker.ledger.ledger import Entry
 from worker.ledger.uncertain import UncertainMails
 from worker.operating.reconcile import Reconciliation
 from worker.operating.retry_failed import FailedMails
 from worker.queue.control import Control
+from worker.queue.message_queue import MessageQueue
 from worker.recording.database import Recipient
 
 BULLMQ = "bull:mail-queue"
@@ -88,3 +93,45 @@ def test_many_parked_jobs_come_back_in_steps(queue: redis.Redis) -> None:
 
     assert slowest_ms(queue, resume) < MOST_MS / 2
     assert queue.zcount(f"{BULLMQ}:delayed", 0, parked_until - 1) == 3000
+
+
+@pytest.mark.parametrize(("messages", "body_bytes"), [(800, 10_000), (400, 50_000), (120, 90_000), (30, 1_000_000)])
+@pytest.mark.parametrize("where", ["waiting", "delayed", "due"])
+def test_a_fetch_sorts_so_many_bytes_at_once(
+    queue: redis.Redis, services: Services, where: str, messages: int, body_bytes: int
+) -> None:
+    body = '<p class="x">' * (body_bytes // 13)
+    options = {} if where == "waiting" else {"eta": 1 if where == "due" else 10**14}
+    message = json.dumps({"args": [job(1, body)], "options": options})
+    hash_key, list_key = (keys.MESSAGES, keys.WAITING) if where == "waiting" else (keys.DELAYED_MESSAGES, keys.DELAYED)
+
+    async def fetch() -> None:
+        client = connect_async(Secret(services.redis_url), 2)
+        consumer = MessageQueue(client, client, "p", "host/p", "account")
+        for _ in range(4):
+            await consumer.fetch(1, 0)
+        await client.aclose()
+
+    def act() -> None:
+        queue.delete(keys.MESSAGES, keys.WAITING, keys.DELAYED_MESSAGES, keys.DELAYED, keys.DUE, keys.lane("c-1"))
+        for number in range(messages):
+            with queue.pipeline(transaction=False) as pipeline:
+                pipeline.hset(hash_key, f"m{number}", message)
+                pipeline.rpush(list_key, f"m{number}")
+                pipeline.execute()
+        asyncio.run(fetch())
+
+    act()
+    assert slowest_ms(queue, act) < MOST_MS
+
+
+async def test_what_a_fetch_has_not_sorted_keeps_its_order(queue: redis.Redis, services: Services) -> None:
+    message = json.dumps({"args": [job(1, "x" * 700_000)]})
+    for number in range(12):
+        queue.hset(keys.MESSAGES, f"m{number}", message)
+        queue.rpush(keys.WAITING, f"m{number}")
+    client = connect_async(Secret(services.redis_url), 2)
+    consumer = MessageQueue(client, client, "p", "host/p", "account")
+    taken = [identity for _ in range(12) for identity, _ in (await consumer.fetch(1, 0)).messages]
+    await client.aclose()
+    assert taken == [f"m{number}" for number in range(12)]

@@ -29,9 +29,13 @@ local MAX_MESSAGE_BYTES = 5000000
 local COUNTS_SECONDS = 30 * 86400
 local DEAD_LETTER_SECONDS = 7 * 86400
 -- What one call looks at, so that Redis serves others in between.
-local SORT_BYTES = 5000000
+local SORT_BYTES = 3000000
 local LATEST = 100
+local LATEST_BYTES = 1500000
 local SINGLE_BYTES = 100000
+local PROMOTE_BYTES = 2000000
+-- At a message's end, where Dramatiq writes its options.
+local OPTIONS_BYTES = 4000
 
 
 local function bury(id, messages, reason)
@@ -95,7 +99,7 @@ local function sort(id)
     redis.call('EXPIRE', 'mail:counts:' .. campaign, COUNTS_SECONDS)
     return size
   end
-  local delayed = string.find(data, '"eta"', 1, true)
+  local delayed = string.find(string.sub(data, -OPTIONS_BYTES), '"eta"', 1, true)
   redis.call(delayed and 'LPUSH' or 'RPUSH', 'mail:lane:' .. campaign, id)
   if not state then
     enter(campaign)
@@ -105,12 +109,22 @@ end
 
 -- Mails outside any campaign are taken from the end too: nobody waits for a campaign's thousands in front of them.
 local function sort_latest(most)
-  for _, id in ipairs(redis.call('LRANGE', WAITING, -most, -1)) do
-    local size = redis.call('HSTRLEN', MESSAGES, id)
-    if size > 0 and size <= SINGLE_BYTES and lane_at_a_glance(redis.call('HGET', MESSAGES, id)) == '' then
-      redis.call('LREM', WAITING, -1, id)
-      sort(id)
+  local ids, bytes, singles = redis.call('LRANGE', WAITING, -most, -1), 0, {}
+  for i = #ids, 1, -1 do
+    local size = redis.call('HSTRLEN', MESSAGES, ids[i])
+    if size > 0 and size <= SINGLE_BYTES then
+      bytes = bytes + size
+      if bytes > LATEST_BYTES then
+        break
+      end
+      if lane_at_a_glance(redis.call('HGET', MESSAGES, ids[i])) == '' then
+        singles[#singles + 1] = ids[i]
+      end
     end
+  end
+  for i = #singles, 1, -1 do
+    redis.call('LREM', WAITING, -1, singles[i])
+    sort(singles[i])
   end
 end
 
@@ -122,8 +136,13 @@ local function sort_some(most)
     if not ids then
       return
     end
-    for _, id in ipairs(ids) do
-      bytes = bytes + sort(id)
+    local sorted = 0
+    while sorted < #ids and bytes < SORT_BYTES do
+      sorted = sorted + 1
+      bytes = bytes + sort(ids[sorted])
+    end
+    for i = #ids, sorted + 1, -1 do
+      redis.call('LPUSH', WAITING, ids[i])
     end
     most = most - #ids
   end
@@ -136,9 +155,15 @@ local function promote()
   if redis.call('EXISTS', DELAYED, DUE) == 0 then
     return ''
   end
-  for _, id in ipairs(redis.call('LPOP', DELAYED, 100) or {}) do
+  local bytes = 0
+  for _ = 1, 100 do
+    local id = bytes < PROMOTE_BYTES and redis.call('LPOP', DELAYED)
+    if not id then
+      break
+    end
     local data = redis.call('HGET', DELAYED_MESSAGES, id)
     if data then
+      bytes = bytes + #data
       local options = decode(data).options
       local eta = type(options) == 'table' and tonumber(options.eta)
       -- Not a number, infinite, or so late that it overflows: now.
@@ -146,9 +171,13 @@ local function promote()
     end
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', NOW_MS, 'LIMIT', 0, 100)) do
+    if bytes >= PROMOTE_BYTES then
+      break
+    end
     redis.call('ZREM', DUE, id)
     local data = redis.call('HGET', DELAYED_MESSAGES, id)
     if data then
+      bytes = bytes + #data
       redis.call('HSET', MESSAGES, id, data)
       redis.call('HDEL', DELAYED_MESSAGES, id)
       redis.call('LPUSH', WAITING, id)
