@@ -1,5 +1,5 @@
 """For how long a call of ours keeps Redis from serving others, with so many recipients in all that it reads: by Redis's
-own SLOWLOG. Exit code 1 if one takes longer than `--most-ms`.
+own SLOWLOG. Exit code 1 if of one kind 99 % aren't below `--most-ms`.
 
 .venv/bin/python -m benchmarks.size [--recipients 1000000] [--most-ms 20]
 """
@@ -133,13 +133,14 @@ async def work(url: str) -> None:
     await client.aclose()
 
 
-def slowest_ms(client: "redis.Redis", action: Callable[[], object]) -> float:
-    """The slowest command of an action."""
+def slowest_ms(client: "redis.Redis", action: Callable[[], object]) -> tuple[float, float]:
+    """The slowest command of an action, and the slowest but one in a hundred: on a host that has more to do, a command
+    now and then waits for a processor, and Redis counts that too."""
     client.slowlog_reset()
     action()
     log: Any = client.slowlog_get(10_000)
-    ours = [entry["duration"] for entry in log if not entry["command"].startswith(b"SLOWLOG")]
-    return float(max(ours, default=0)) / 1000
+    ours = sorted(entry["duration"] / 1000 for entry in log if not entry["command"].startswith(b"SLOWLOG")) or [0.0]
+    return ours[-1], ours[-1 - len(ours) // 100]
 
 
 def calls(client: "redis.Redis", url: str) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -175,13 +176,13 @@ def main() -> None:
         fill(client, options.recipients)
         memory: Any = client.info("memory")
         print(f"{options.recipients:,} recipients, {memory['used_memory'] / 1e9:.1f} GB in Redis")
-        print("call                                                slowest ms   s in all")
+        print("call                                                slowest ms   99 % ms   s in all")
         for name, action in calls(client, url):
             began = time.monotonic()
-            found_ms = slowest_ms(client, action)
-            slow = slow or found_ms > options.most_ms
-            print(f"{name:<52}{found_ms:10.1f}{time.monotonic() - began:11.1f}", flush=True)
-        expiry_ms = slowest_ms(client, lambda: client.delete(keys.ledger(EXPIRED)))
+            slowest, most = slowest_ms(client, action)
+            slow = slow or most > options.most_ms
+            print(f"{name:<52}{slowest:10.1f}{most:10.1f}{time.monotonic() - began:11.1f}", flush=True)
+        expiry_ms, _ = slowest_ms(client, lambda: client.delete(keys.ledger(EXPIRED)))
         print(f"{'(what an EXPIRE of a ledger would take)':<52}{expiry_ms:10.1f}")
         client.flushall()
         for name, value in usual.items():
