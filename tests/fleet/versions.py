@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import re
 import shutil
 import subprocess
@@ -59,6 +60,10 @@ def package_index(directory: Path, source: Path) -> Iterator[str]:
     files are what pip reads (https://packaging.python.org/en/latest/specifications/simple-repository-api/)."""
     build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir")
     subprocess.run([*build, directory / "mail-worker", source], check=True, stdout=subprocess.DEVNULL)
+    # With their hashes, as any real index has them: else pip takes a wheel that an earlier run has left for this one.
+    [wheel] = (directory / "mail-worker").glob("*.whl")
+    link = f"{wheel.name}#sha256={hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+    (directory / "mail-worker" / "index.html").write_text(f'<a href="{link}">{wheel.name}</a>', encoding="utf-8")
     handler = functools.partial(SimpleHTTPRequestHandler, directory=directory)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

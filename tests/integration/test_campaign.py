@@ -39,10 +39,10 @@ def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
     left = {str(key, "utf-8") for key in queue.scan_iter()}
     assert left <= {
         keys.OUTBOX,
+        keys.COMMANDS,
         keys.CLOSED_CAMPAIGNS,
         keys.CLOCK,
         keys.LEDGERS,
-        keys.CLOSED_CAMPAIGNS,
         keys.ledger(campaign.id),
         keys.counts(campaign.id),
         keys.account(f"smtp:{services.smtp_user}@{services.smtp_host}"),
