@@ -614,37 +614,6 @@ async def test_two_jobs_of_one_recipient_and_node_dies_with_one(
     assert listed(queue) == ["another worker took a second job of it and never finished"]
 
 
-async def test_a_job_that_kills_its_process_three_times_fails(
-    app: App, process: MakeConsumer, queue: redis.Redis
-) -> None:
-    add(app, 3)
-    judge = process()
-    for death in range(2):
-        one = process()
-        assert len(await one.take()) == 3, death
-        die(queue, one)
-        await judge.beat(dead_after_ms=1000)
-    one = process()
-    fetched = await one.fetch()
-    # Each is taken alone by now, so that the third death tells which one it is.
-    assert fetched.alone
-    [deadly] = fetched.jobs
-    die(queue, one)
-    await judge.beat(dead_after_ms=1000)
-    other = process()
-    for _ in range(2):
-        fetched = await other.fetch()
-        [job] = fetched.jobs
-        assert fetched.alone
-        assert job.id != deadly.id
-        await other.send(job, f"s{job.id}")
-    assert (await other.fetch()).jobs == []
-    [failed] = app.ask("jobs", types=["failed"])
-    assert failed["id"] == deadly.id
-    assert failed["failedReason"] == "3 worker processes died while they had it"
-    assert app.counts("active", "completed") == {"active": 0, "completed": 2}
-
-
 @pytest.mark.parametrize("decision", ["sent", "nothing"])
 async def test_what_is_decided_before_it_is_held_isnt_held(
     app: App, process: MakeConsumer, queue: redis.Redis, decision: str

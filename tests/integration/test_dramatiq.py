@@ -22,7 +22,7 @@ from worker.queue.beater import Rhythm
 from worker.queue.broker import DeadLetter, MailBroker
 from worker.queue.control import Control
 from worker.queue.gate import Gate
-from worker.queue.message_queue import MessageQueue, Settlement
+from worker.queue.message_queue import MessageQueue
 from worker.queue.processes import Process
 from worker.queue.runner import GiveBack, Hold, MailWorker, Park, Postpone
 
@@ -376,82 +376,6 @@ async def test_a_dead_processs_messages_come_back(fleet: Fleet) -> None:
     assert sorted(done) == list(range(5))
     assert fleet.redis.zscore(keys.ALIVE, "dead") is None
     assert fleet.redis.exists(keys.fetched("dead"), keys.WOKEN) == 0
-
-
-async def die_with(fleet: Fleet, name: str, messages: MessageQueue) -> list[str]:
-    """A process fetches, and is heard of for the last time."""
-    taken = [identity for identity, _ in (await messages.fetch(10, 0)).messages]
-    fleet.redis.zadd(keys.ALIVE, {name: 1})
-    return taken
-
-
-async def test_a_message_that_kills_its_process_three_times_goes_to_the_dead_letters(fleet: Fleet) -> None:
-    done: list[int] = []
-
-    async def work(number: int) -> None:
-        done.append(number)
-
-    actor = fleet.actor(work)
-    deadly = actor.send(0).options["redis_message_id"]
-    for number in range(1, 5):
-        actor.send(number)
-    client = connect_async(fleet.url, 2)
-    judge = MessageQueue(client, client, "judge", "judge", "account")
-
-    async def bury() -> None:
-        await judge.beat(Process("judge", "1", 1, 1, time.time()), 1000, idle=False)
-
-    for death in range(2):
-        queue = MessageQueue(client, client, f"p{death}", "p", "account")
-        assert len(await die_with(fleet, f"p{death}", queue)) == 5
-        await bury()
-    # From now on each is taken alone, so that the third death tells which one it is.
-    queue = MessageQueue(client, client, "p2", "p", "account")
-    fetched = await queue.fetch(10, 0)
-    assert fetched.alone
-    assert len(fetched.messages) == 1
-    for _ in range(5):
-        if fetched.messages[0][0] == deadly:
-            break
-        await queue.settle(Settlement("ack", fetched.messages[0][0]))
-        fetched = await queue.fetch(10, 0)
-        assert fetched.alone
-    fleet.redis.zadd(keys.ALIVE, {"p2": 1})
-    await bury()
-    assert fleet.redis.zrange(keys.DEAD_LETTERS, 0, -1) == [deadly.encode()]
-    reason = fleet.redis.get(keys.dead_letter_reason(deadly))
-    assert reason == b"3 worker processes died while they had it"
-    await judge.leave()
-    async with fleet.worker():
-        await fleet.until(lambda: fleet.left() == 0)
-    assert 0 not in done
-    assert fleet.redis.exists("mail:deaths") == 0
-    await client.aclose()
-
-
-async def test_what_may_be_deadly_is_worked_on_by_itself(fleet: Fleet) -> None:
-    at_once, most = 0, 0
-
-    async def work(number: int) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        if number == 0:
-            assert at_once == 1
-            await asyncio.sleep(0.3)
-            assert at_once == 1
-        most = max(most, at_once)
-        await asyncio.sleep(0.02)
-        at_once -= 1
-
-    actor = fleet.actor(work)
-    for number in (*range(1, 20), 0, *range(20, 40)):
-        message = actor.send(number)
-        if number == 0:
-            fleet.redis.hset("mail:deaths", message.options["redis_message_id"], "2")
-    async with fleet.worker():
-        await fleet.until(lambda: fleet.left() == 0)
-    assert most > 1
-    assert fleet.redis.zcard(keys.DEAD_LETTERS) == 0
 
 
 async def test_connections_of_the_forgotten_take_no_messages_with_them(fleet: Fleet) -> None:

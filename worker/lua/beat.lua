@@ -39,21 +39,6 @@ local function give_back(list, ids, messages, target)
   return #ids
 end
 
--- A message that kills its process would kill one after another.
-local function outlive(fetched)
-  local ids = redis.call('SMEMBERS', fetched)
-  for _, id in ipairs(ids) do
-    if redis.call('HINCRBY', DEATHS, id, 1) > DEATHS_IN_COMPANY then
-      redis.call('HDEL', DEATHS, id)
-      bury(id, MESSAGES, string.format('%.0f worker processes died while they had it', DEATHS_IN_COMPANY + 1))
-    end
-  end
-  if #ids > 0 then
-    redis.call('EXPIRE', DEATHS, DEAD_LETTER_SECONDS)
-  end
-  return give_back(fetched, ids, MESSAGES, WAITING)
-end
-
 local has_jobs = open(KEYS[17], KEYS[18])
 
 -- Another worker went on with what this process had taken, as Node does once its lock is gone.
@@ -73,7 +58,6 @@ local function orphan_jobs(process)
     local token = redis.call('GET', QUEUE .. id .. ':lock')
     if token == token_of(process) or (not token and redis.call('LPOS', QUEUE .. 'active', id)) then
       redis.call('SET', QUEUE .. id .. ':lock', ORPHAN_TOKEN, 'PX', LOCK_MS)
-      redis.call('HINCRBY', QUEUE .. id, 'mail:deaths', 1)
       redis.call('RPUSH', OWN .. 'orphans', id)
     elseif mail ~= '' then
       list_if_begun(process, cjson.decode(mail))
@@ -135,7 +119,8 @@ local dead, holders = {}, 0
 if ARGV[4] ~= '' and steady then
   dead = redis.call('ZRANGEBYSCORE', ALIVE, '-inf', NOW_MS - ARGV[4])
   for _, process in ipairs(dead) do
-    local held = outlive('mail:fetched:' .. process)
+    local fetched = 'mail:fetched:' .. process
+    local held = give_back(fetched, redis.call('SMEMBERS', fetched), MESSAGES, WAITING)
     if has_jobs then
       held = held + orphan_jobs(process)
     end

@@ -244,10 +244,10 @@ local function finish_unsafely(id, state, value, keep)
     if state == 'failed' then
       blame(job, value)
       redis.call('HSET', job, 'mail:again', 1)
-      redis.call('HDEL', job, 'defa', 'mail:slow', 'mail:lost', 'mail:held', 'mail:deaths')
+      redis.call('HDEL', job, 'defa', 'mail:slow', 'mail:lost', 'mail:held')
     else
       redis.call('HSET', job, name, value)
-      redis.call('HDEL', job, 'mail:again', 'mail:slow', 'mail:lost', 'mail:held', 'mail:suspect', 'mail:deaths')
+      redis.call('HDEL', job, 'mail:again', 'mail:slow', 'mail:lost', 'mail:held', 'mail:suspect')
     end
     trim(QUEUE .. state, keep)
   else

@@ -97,29 +97,18 @@ local function read_job(id)
 end
 
 -- Takes over a job whose process died; the ledger knows how far it was. Not while the app has paused the queue.
-local function adopt_orphan(process, is_first)
+local function adopt_orphan(process)
   while not paused() do
     local id = redis.call('LPOP', OWN .. 'orphans')
     if not id then
-      return nil, false
+      return nil
     end
     local lock = QUEUE .. id .. ':lock'
-    local deaths = tonumber(redis.call('HGET', QUEUE .. id, 'mail:deaths')) or 0
-    if redis.call('GET', lock) ~= ORPHAN_TOKEN then
-      -- Another worker has it.
-    elseif deaths > DEATHS_IN_COMPANY then
-      redis.call('DEL', lock)
-      redis.call('LREM', QUEUE .. 'active', 1, id)
-      redis.call('HDEL', QUEUE .. id, 'mail:deaths')
-      finish(id, 'failed', string.format('%.0f worker processes died while they had it', deaths), { -1, -1, 0 })
-    elseif deaths == DEATHS_IN_COMPANY and not is_first then
-      redis.call('LPUSH', OWN .. 'orphans', id)
-      return nil, false
-    else
+    if redis.call('GET', lock) == ORPHAN_TOKEN then
       redis.call('SET', lock, token_of(process), 'PX', LOCK_MS)
       if redis.call('EXISTS', QUEUE .. id) == 1 then
         redis.call('HSET', taken_by(process), id, '')
-        return read_job(id), deaths == DEATHS_IN_COMPANY
+        return read_job(id)
       end
       redis.call('DEL', lock)
     end

@@ -14,7 +14,7 @@
 -- (mail:fences, HASH process -> number) whenever an answer got lost, and a call with another number does nothing.
 --
 -- Returns nothing if it comes late, or {ids and messages in turn, jobs (see bullmq_take.lua), ids left to sort, ms until the next delayed message is
--- due or '', 1 if the process is to listen for jobs, 1 if nothing else may be worked on beside what was taken}.
+-- due or '', 1 if the process is to listen for jobs}.
 if (redis.call('HGET', 'mail:fences', ARGV[1]) or '0') ~= ARGV[8] then
   return false
 end
@@ -24,24 +24,18 @@ for _, id in ipairs(redis.call('LPOP', KEYS[13], 1000) or {}) do
   sort(id)
 end
 sort_some(tonumber(ARGV[4]))
-local deaths = redis.call('EXISTS', DEATHS) == 1
-local alone = false
 local wanted, jobs_wanted = tonumber(ARGV[2]), math.min(ARGV[2], ARGV[5])
 local has_jobs = open(KEYS[14], KEYS[15])
 local taken, jobs, bytes = {}, {}, 0
 if has_jobs then
   next_due = earlier(next_due, prepare_jobs())
   while #jobs < jobs_wanted do
-    local job
-    job, alone = adopt_orphan(ARGV[1], #jobs == 0)
+    local job = adopt_orphan(ARGV[1])
     if not job then
       break
     end
     jobs[#jobs + 1] = job
     bytes = bytes + #job[2]
-    if alone then
-      wanted, jobs_wanted = 1, 1
-    end
   end
   if jobs_may_be_taken() then
     enter(JOBS_LANE)
@@ -65,12 +59,7 @@ for _, class in ipairs(CLASSES) do
       end
     else
       local id = redis.call('LPOP', 'mail:lane:' .. campaign)
-      alone = id and deaths and (tonumber(redis.call('HGET', DEATHS, id)) or 0) >= DEATHS_IN_COMPANY
-      if alone and #taken + #jobs > 0 then
-        redis.call('LPUSH', 'mail:lane:' .. campaign, id)
-        alone, wanted = false, 0
-      elseif id then
-        wanted = alone and 1 or wanted
+      if id then
         redis.call('ZINCRBY', lanes, 1, campaign)
         local data = redis.call('HGET', MESSAGES, id)
         if data then
@@ -94,4 +83,4 @@ if has_jobs then
     wake_one()
   end
 end
-return { taken, jobs, redis.call('LLEN', WAITING), next_due, listens, alone and 1 or 0 }
+return { taken, jobs, redis.call('LLEN', WAITING), next_due, listens }

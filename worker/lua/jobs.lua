@@ -39,7 +39,7 @@ end
 
 -- Spent: 1 if an attempt is, 0 if not; then the job counts as never started.
 local function put_off(id, wait_ms, spent)
-  redis.call('HDEL', QUEUE .. id, 'pb', 'mail:deaths')
+  redis.call('HDEL', QUEUE .. id, 'pb')
   if spent == 1 then
     redis.call('HINCRBY', QUEUE .. id, 'atm', 1)
   else

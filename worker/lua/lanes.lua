@@ -15,13 +15,9 @@
 -- KEYS[11]  mail:priorities           HASH campaign -> high | low
 -- Made of names that are found on the way:
 --   mail:lane:CAMPAIGN  LIST of ids;  mail:counts:CAMPAIGN  HASH;  mail:dead:ID  STRING, a dead letter's reason
---   mail:deaths  HASH id -> processes that died while they had the message
 local WAITING, MESSAGES, DELAYED, DELAYED_MESSAGES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local DEAD, DEAD_MESSAGES, ALIVE = KEYS[5], KEYS[6], KEYS[7]
 local DUE, LANES, CONTROL, PRIORITIES = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local DEATHS = 'mail:deaths'
--- A message that was there when so many processes died is the next one's alone; then it's known whose fault it is.
-local DEATHS_IN_COMPANY = 2
 local CLASSES = { 'high', 'normal', 'low' }
 -- As worker/queue/producer.py has it: a process would have to hold several copies of it at a time.
 local MAX_MESSAGE_BYTES = 5000000

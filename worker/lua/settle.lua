@@ -16,7 +16,6 @@
 --
 -- Returns the number of messages that were settled.
 local settled = 0
-local deaths = redis.call('EXISTS', DEATHS) == 1
 for i = 1, #ARGV, 5 do
   local action, id, first, second, third = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   if action == 'stranded' then
@@ -35,9 +34,6 @@ for i = 1, #ARGV, 5 do
     end
   elseif redis.call('SREM', KEYS[12], id) == 1 then
     settled = settled + 1
-    if deaths then
-      redis.call('HDEL', DEATHS, id)
-    end
     if action == 'ack' then
       redis.call('HDEL', MESSAGES, id)
       if first ~= '' then

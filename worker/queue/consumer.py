@@ -91,16 +91,12 @@ class Consumer:
         fetched = await self._queue.fetch(wanted, jobs_wanted)
         self._unsorted = fetched.unsorted
         beater.next_due(fetched.due_seconds)
-        if fetched.alone:
-            await self._hand.until_all_is_finished()
         for identity, data in fetched.messages:
             self._hand.take_message(identity)
             self._accept(identity, data)
         for job in fetched.jobs:
             self._hand.take_job(job.id)
             self._accept_job(job)
-        if fetched.alone:
-            await self._hand.until_all_is_finished()
         self._trouble.over()
         self.listen(fetched.listens, beater)
         return bool(fetched.messages or fetched.jobs or fetched.unsorted)

@@ -30,9 +30,3 @@ class Hand:
         """One of them is worked on; it's settled in the background."""
         self.unfinished -= 1
         self.room.set()
-
-    async def until_all_is_finished(self) -> None:
-        """Waits until none is being worked on."""
-        while self.unfinished:
-            self.room.clear()
-            await self.room.wait()

@@ -35,15 +35,13 @@ _IDS = ("utf-8", "surrogateescape")
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """Ids and messages, and BullMQ's jobs; `unsorted` ids still wait to be looked at, the next delayed message is due
-    in `due_seconds`, None without one. `listens`: this process is the one that listens for BullMQ's jobs. `alone`: what
-    was taken may have killed processes, and nothing else may be in work beside it."""
+    in `due_seconds`, None without one. `listens`: this process is the one that listens for BullMQ's jobs."""
 
     messages: list[tuple[str, bytes]]
     jobs: list[BullJob]
     unsorted: int
     due_seconds: float | None
     listens: bool
-    alone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +147,10 @@ class MessageQueue:
             if answer is None and number == self._fence.number:
                 # It was raised in Redis alone, when that answer got lost.
                 await self._fence.up()
-        taken, jobs, unsorted, due_ms, listens, alone = answer
+        taken, jobs, unsorted, due_ms, listens = answer
         messages = [(identity.decode(*_IDS), data) for identity, data in zip(taken[::2], taken[1::2], strict=True)]
         taken_jobs = [BullJob.read(job) for job in jobs]
-        return Fetched(messages, taken_jobs, unsorted, _seconds(due_ms), listens == 1, alone == 1)
+        return Fetched(messages, taken_jobs, unsorted, _seconds(due_ms), listens == 1)
 
     async def sort(self) -> int:
         """Sorts waiting messages into lanes, without taking one. Returns how many are left."""
