@@ -175,7 +175,10 @@ class Campaigns:
             pipeline.expire(keys.ledger(campaign_id), LEDGER_SECONDS)
             pipeline.expire(keys.counts(campaign_id), LEDGER_SECONDS)
             self._keep(pipeline, campaign_id)
-            pipeline.execute()
+            try:
+                pipeline.execute()
+            except redis.OutOfMemoryError:
+                return  # A later look does it: results must leave a Redis that is full.
         look.renewed_at = now
 
     def _keep(self, pipeline: "redis.client.Pipeline", campaign_id: str) -> None:
