@@ -53,7 +53,8 @@ class BullmqChaos(Chaos):
         campaign.write_app_jobs(jobs)
         self._app.ask("addBulkFile", path=str(jobs))
 
-    def _disturb(self, campaign: Campaign) -> None:
+    def _start_all(self) -> None:
+        # Node takes seconds to start, in which the fleet would be done.
         while len(self._nodes) < self._node_workers:
             log = self._setup.directory / f"node-{len(self._nodes)}.log"
             self._nodes.append(
@@ -68,6 +69,9 @@ class BullmqChaos(Chaos):
                     SMTP_TIMEOUT_MS="20000",
                 )
             )
+        super()._start_all()
+
+    def _disturb(self, campaign: Campaign) -> None:
         self._look(campaign)
         if time.monotonic() > self._next_pause:
             self._app.ask("pause")
@@ -111,15 +115,13 @@ class BullmqChaos(Chaos):
         counts = self._app.counts("completed", "failed", "active", "waiting", "delayed")
         verdict.notes.append(f"{self.looks} looks at the counts; {counts}")
         verdict.notes.extend(self.wrong[:5])
-        if counts["completed"] + counts["failed"] != self._plan.recipients:
-            verdict.unaccounted += 1
+        unfinished = self._plan.recipients - counts["completed"] - counts["failed"]
         times = Counter(line["rcpt"] for line in self._lines())
         addresses = self._addresses
         completed = self._states("completed")
         silent = [one for one in completed if not times[addresses[one]]]
         if silent:
             verdict.notes.append(f"{len(silent)} are completed, but nobody accepted them")
-            verdict.unaccounted += len(silent)
         if self._node_workers:
             by_node = sum(
                 (self._setup.directory / f"node-{number}.log").read_text(encoding="utf-8").count("completed ")
@@ -129,9 +131,10 @@ class BullmqChaos(Chaos):
             failed = set(self._states("failed"))
             verdict.unaccounted = sum(
                 not times[addresses[one]] and one not in failed for one in campaign.subscriber_ids
-            ) + len(silent)
+            )
             verdict.sent_without_row = 0
             verdict.closed, verdict.status = 1, "sent"
+        verdict.unaccounted += unfinished + len(silent)
         return verdict
 
     def _states(self, state: str) -> list[str]:

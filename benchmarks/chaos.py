@@ -113,8 +113,7 @@ class Chaos:
         sink.wait_for("ready")
         started = time.monotonic()
         try:
-            self._workers = [self._start("run", f"worker_{number}") for number in range(plan.processes)]
-            self._recorders = [self._start("record", "recorder")]
+            self._start_all()
             self._break_things(campaign, started)
         finally:
             for process in (*self._workers, *self._recorders):
@@ -128,6 +127,10 @@ class Chaos:
         jobs = self._setup.directory / "jobs.jsonl"
         campaign.write_jobs(jobs)
         self._setup.produce("ours", jobs)
+
+    def _start_all(self) -> None:
+        self._workers = [self._start("run", f"worker_{number}") for number in range(self._plan.processes)]
+        self._recorders = [self._start("record", "recorder")]
 
     def _start(self, verb: str, name: str) -> Measured:
         log = self._setup.directory / f"{len(self._logs)}-{name}.log"

@@ -15,6 +15,8 @@ from typing import TextIO
 
 _MESSAGE_ID = re.compile(rb"^Message-ID:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _EHLO = b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN\r\n"
+#: Shorter than RFC 5321's ten minutes, for which a worker waits and the run would too.
+STALL_SECONDS = 30.0
 #: What happens to a mail, and how often; the rest is accepted with a reply.
 CHANCES = {
     "accept, then drop": 0.01,
@@ -73,7 +75,8 @@ class ChaoticSink:
                 if fate == "accept, then drop":
                     return
                 if fate == "accept, then stall":
-                    await asyncio.sleep(3600)
+                    await asyncio.sleep(STALL_SECONDS)
+                    return
                 writer.write(b"250 2.0.0 taken\r\n")
             else:
                 writer.write(b"250 2.0.0 ok\r\n")

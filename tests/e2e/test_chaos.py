@@ -38,7 +38,7 @@ def test_every_job_of_the_apps_is_accounted_for(major: Major, node_workers: int)
     plan = replace(PLAN, rate="20/s")
     if node_workers:
         # As fast as Node's workers, the fleet is done within seconds: the kills must come while it works.
-        plan = replace(PLAN, rate="100000/s", recipients=1000, kill_every=0.5)
+        plan = replace(PLAN, rate="100000/s", recipients=2000, kill_every=1.0)
     with bench("chaos") as setup:
         verdict, good = bullmq_chaos.run(setup, plan, major, node_workers)
     assert good, verdict
