@@ -117,14 +117,14 @@ class Bench:
             command = [*mail_worker("enqueue"), str(jobs)]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 
-    def start(self, peer: str, concurrency: int, **changes: str) -> list[Measured]:
-        """The peer's processes, the worker first."""
+    def start(self, peer: str, concurrency: int, workers: int = 1, **changes: str) -> list[Measured]:
+        """The peer's processes, the worker first; `workers` of ours."""
         environment = self.environment(concurrency, **changes)
         node, plain = ["node", str(NODE / "worker.mjs")], [sys.executable, "-m", "benchmarks.plain"]
         commands = {"node": [(node, "ready")], "plain": [(plain, "ready")]}.get(peer)
         if commands is None:
             environment |= {"LOG_LEVEL": "INFO", **as_on_a_host(self.directory)}
-            commands = [(mail_worker("run"), "mails at once"), (mail_worker("record"), "writes to")]
+            commands = [(mail_worker("run"), "mails at once")] * workers + [(mail_worker("record"), "writes to")]
         processes = [
             start(command, environment, self.directory / f"{peer}-{number}.log")
             for number, (command, _) in enumerate(commands)

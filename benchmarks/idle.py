@@ -1,6 +1,7 @@
-"""What a process with nothing to do costs, and how soon it starts a new job, against the peers in the same run.
+"""What a host with nothing to do costs, and how soon it starts a new job, against the peers in the same run. A host of
+ours has two workers and a recorder, one of a peer's a single process.
 
-.venv/bin/python -m benchmarks.idle [--seconds 120] [--jobs 40] [--peers node,plain,ours,bullmq]
+.venv/bin/python -m benchmarks.idle [--seconds 230] [--jobs 40] [--peers node,plain,ours,bullmq]
 """
 
 import argparse
@@ -17,7 +18,11 @@ from typing import Protocol
 import redis
 
 from benchmarks.bench import NODE, PEERS, Bench, Sink, bench
+from worker.base import keys
 from worker.queue.producer import enqueue
+
+#: After the last that there was to do has been forgotten, until all have noticed.
+FALLING_ASLEEP_SECONDS = 40.0
 
 
 class Produce(Protocol):
@@ -63,9 +68,13 @@ def run(peer: str, setup: Bench, seconds: float, jobs: int) -> dict[str, float]:
     with setup.campaign(jobs).open(encoding="utf-8") as stream:
         lines = [json.loads(line) for line in stream]
     with setup.sink() as sink, producer(peer, setup) as produce:
-        processes = setup.start(peer, 10)
+        processes = setup.start(peer, 10, workers=2)
         time.sleep(10)
-        per_minute = _commands(setup, seconds) / seconds * 60
+        if peer in ("ours", "bullmq"):
+            # As after five minutes.
+            setup.client.delete(keys.AWAKE)
+            time.sleep(FALLING_ASLEEP_SECONDS)
+        sent, inside = _commands(setup, seconds)
         idle_mb = [process.rss_mb for process in processes]
         latencies = []
         for job in lines:
@@ -75,7 +84,8 @@ def run(peer: str, setup: Bench, seconds: float, jobs: int) -> dict[str, float]:
         stop_seconds = [process.stop() for process in processes]
     latencies.sort()
     return {
-        "commands_per_minute": per_minute,
+        "commands_per_minute": sent / seconds * 60,
+        "inside_per_minute": inside / seconds * 60,
         "idle_mb": idle_mb[0],
         "median_ms": statistics.median(latencies) * 1000,
         "p99_ms": latencies[min(len(latencies) - 1, round(len(latencies) * 0.99))] * 1000,
@@ -83,16 +93,17 @@ def run(peer: str, setup: Bench, seconds: float, jobs: int) -> dict[str, float]:
     }
 
 
-def _commands(setup: Bench, seconds: float) -> int:
-    """Commands that clients send within so many seconds. Redis's own count would add those inside of scripts."""
-    counted, end = 0, "the end"
+def _commands(setup: Bench, seconds: float) -> tuple[int, int]:
+    """Commands that clients send within so many seconds, and those that their scripts run."""
+    sent, inside, end = 0, 0, "the end"
     url = setup.services.redis_url
     with redis.Redis.from_url(url, socket_timeout=None) as client, client.monitor() as monitor:
         threading.Timer(seconds, setup.client.echo, [end]).start()
         for line in monitor.listen():
             if end in line["command"]:
-                return counted
-            counted += line["client_type"] != "lua"
+                return sent, inside
+            inside += line["client_type"] == "lua"
+            sent += line["client_type"] != "lua"
     raise RuntimeError("Redis ended the monitor")
 
 
@@ -112,19 +123,19 @@ def _arrival(sink: Sink, job: dict[str, object]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=230)
     parser.add_argument("--jobs", type=int, default=40)
     parser.add_argument("--peers", default=",".join(PEERS))
     options = parser.parse_args()
     print(f"10 at once; idle for {options.seconds:.0f} s, then {options.jobs} jobs one by one")
-    print("peer    commands/min   idle MB   median ms   p99 ms   stop s")
+    print("peer    commands/min   in scripts   idle MB   median ms   p99 ms   stop s")
     with bench() as setup:
         for peer in options.peers.split(","):
             result = run(peer, setup, options.seconds, options.jobs)
-            note = "  (worker and recorder together)" if peer in ("ours", "bullmq") else ""
             print(
-                f"{peer:6} {result['commands_per_minute']:13.1f} {result['idle_mb']:9.0f} {result['median_ms']:11.0f}"
-                f" {result['p99_ms']:8.0f} {result['stop_seconds']:8.1f}{note}",
+                f"{peer:6} {result['commands_per_minute']:13.1f} {result['inside_per_minute']:12.1f}"
+                f" {result['idle_mb']:9.0f} {result['median_ms']:11.0f} {result['p99_ms']:8.0f}"
+                f" {result['stop_seconds']:8.1f}",
                 flush=True,
             )
 

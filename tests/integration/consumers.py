@@ -40,9 +40,9 @@ class Consumer:
         """The jobs of one fetch."""
         return (await self.fetch(wanted)).jobs
 
-    async def beat(self, *, dead_after_ms: int | None = None, idle: bool = False) -> Beat:
+    async def beat(self, *, dead_after_ms: int | None = None, idle: bool = False, rest_ms: int = 0) -> Beat:
         process = Process(self.name, "1", 1, 5, time.time())
-        return await self.messages.beat(process, dead_after_ms, idle=idle)
+        return await self.messages.beat(process, dead_after_ms, idle=idle, rest_ms=rest_ms)
 
     async def settle(self, settlement: JobSettlement) -> None:
         await self.jobs.settle(settlement)

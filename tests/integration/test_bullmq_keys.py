@@ -187,7 +187,7 @@ async def priorities_lifo_and_delay(side: Side) -> None:
 
 
 async def delayed_ones_fall_due(side: Side) -> None:
-    add(side, delay=20)
+    add(side, delay=300)
     add(side, delay=10, priority=2)
     add(side, delay=60_000)
     wait_until_due(side)

@@ -12,13 +12,16 @@ import redis
 import yaml
 
 from testbed.services import Services
+from tests.integration.consumers import MakeConsumer
 from tests.integration.size import MOST_MS, fill, slowest_ms
 from worker.base import keys
 from worker.base.redis_client import connect
 from worker.base.settings import Secret
 from worker.mail.pacing import Limit
 from worker.operating.status import read_status, show
+from worker.queue.message_queue import Settlement
 from worker.queue.processes import Process
+from worker.queue.producer import enqueue
 
 ACCOUNT = "smtp:status"
 DAY = Limit(1_000_000, 86_400_000)
@@ -131,3 +134,27 @@ def test_a_redis_that_is_full_is_looked_at(queue: redis.Redis, services: Service
     finally:
         queue.config_set("maxmemory", 0)
     assert status.waiting == 0
+
+
+async def test_it_tells_what_processes_send_and_what_their_scripts_run(
+    process: MakeConsumer, queue: redis.Redis, services: Services
+) -> None:
+    one = process()
+    list(enqueue(queue, iter([{"to": "a@example.org"}])))
+    inside = sent = 0
+    with redis.Redis.from_url(services.redis_url) as client, client.monitor() as monitor:
+        [(identity, _)] = (await one.fetch()).messages
+        await one.messages.settle(Settlement("ack", identity))
+        queue.echo("the end")
+        for command in monitor.listen():
+            if "the end" in command["command"]:
+                break
+            inside += command["client_type"] == "lua"
+            sent += command["command"].startswith(("EVALSHA", "SCRIPT"))
+    await one.beat()
+    status = read_status(connect(Secret(services.redis_url)), ACCOUNT, [DAY], "")
+    # Here one client stands for both of a process's.
+    assert (status.commands, status.commands_inside) == (2 * sent, inside)
+    assert f"{2 * sent} commands this month, $0.00 at Upstash's price; scripts ran {inside} more" in "\n".join(
+        show(status)
+    )

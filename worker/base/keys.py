@@ -24,7 +24,7 @@ IDLE_CAMPAIGNS = "mail:control:idle"
 #: that are held.
 UNCERTAIN = "mail:uncertain"
 HELD_MESSAGES = "mail:uncertain:msgs"
-#: HASH month → Redis commands that this fleet's processes sent.
+#: HASH month → Redis commands that this fleet's processes sent; `MONTH:inside` → those that their scripts ran.
 COMMANDS = "mail:commands"
 
 #: Dramatiq keeps dead letters for 7 days, and so their reasons are kept.
@@ -43,6 +43,8 @@ PLAIN_HEARTBEATS = f"{QUEUE_NAMESPACE}:__heartbeats__"
 
 #: ZSET process → ms of its last sign of life (lua/clock.lua).
 ALIVE = "mail:alive"
+#: STRING: there was something to do in the last minutes, so that idle processes look after the others (lua/beat.lua).
+AWAKE = "mail:awake"
 #: HASH process → number: what a process asked before it raised it does nothing any more (lua/fetch.lua).
 FENCES = "mail:fences"
 #: HASH: by how many ms the time in Redis is ahead of its clock (lua/clock.lua).

@@ -12,12 +12,16 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from worker.base.counted_script import CountedAsyncScript, CountedScript
 from worker.base.dialing import dial, dial_blocking
 from worker.base.settings import Secret
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 #: A socket that stalls this long counts as cut. Blocking commands ask for less.
 SOCKET_TIMEOUT_SECONDS = 15.0
+#: After so many seconds the kernel asks a silent other end, so often, so long apart: an idle process's blocking pop,
+#: which is silent for minutes, mustn't wait on a connection that leads nowhere. That is no command, and costs nothing.
+KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPCNT: 3, socket.TCP_KEEPINTVL: 10}
 #: Messages that go in one request have no more together (one alone may have 5 MB): Upstash takes 10 MB a request on its
 #: smaller plans.
 REQUEST_BYTES = 4_000_000
@@ -75,11 +79,14 @@ _CLOSE_AFTER: list[type[Exception]] = [redis.ReadOnlyError]
 
 
 class CountingBlockingRedis(redis.Redis):
-    """Counts the commands that it sends, since Redis may be billed by the command."""
+    """Counts the commands that it sends, and those that its scripts run, since Redis may be billed by the command."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.commands = 0
+        self.commands = self.commands_inside = 0
+
+    def register_script(self, script: Any) -> CountedScript:
+        return CountedScript(self, script)
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         self.commands += 1
@@ -103,6 +110,7 @@ def connect(
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=socket_timeout_seconds,
         socket_keepalive=True,
+        socket_keepalive_options=KEEPALIVE,
         health_check_interval=health_check_interval_seconds,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=list(_CLOSE_AFTER),
@@ -113,11 +121,14 @@ def connect(
 
 
 class CountingRedis(redis.asyncio.Redis):
-    """Counts the commands that it sends, since Redis may be billed by the command."""
+    """The same on an event loop."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.commands = 0
+        self.commands = self.commands_inside = 0
+
+    def register_script(self, script: Any) -> CountedAsyncScript:  # type: ignore[override]  # redis-py says Script
+        return CountedAsyncScript(self, script)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         self.commands += 1
@@ -145,6 +156,7 @@ def connect_async(
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
         socket_timeout=socket_timeout_seconds,
         socket_keepalive=True,
+        socket_keepalive_options=KEEPALIVE,
         retry=AsyncRetry(NoBackoff(), 0),
         retry_on_error=list(_CLOSE_AFTER),
         **naming,

@@ -3,11 +3,11 @@
 -- KEYS[12]  mail:processes               HASH name -> what the process tells about itself
 -- KEYS[13]  mail:account:NAME:flight     ZSET claimant -> ms, the account's mails that are being sent
 -- KEYS[14]  mail:account:NAME:connections HASH process -> open connections
--- KEYS[15]  mail:commands                HASH month -> Redis commands that were sent
+-- KEYS[15]  mail:commands                HASH month -> Redis commands that were sent, month:inside -> run in scripts
 -- KEYS[16]  mail:woken                   LIST of ids that woke idle processes
 -- KEYS[17]  PREFIX:QUEUE                 what BullMQ's keys begin with (see bullmq.lua)
 -- KEYS[18]  mail:bullmq:PREFIX:QUEUE     what our keys about it begin with
--- KEYS[19]  mail:uncertain               HASH mail -> [ms, why, held | resent]
+-- KEYS[19]  mail:uncertain               HASH mail -> [ms, why, held | resent | given up]
 -- KEYS[20]  dramatiq:__heartbeats__      ZSET of plain Dramatiq's processes by the ms of their own clocks
 -- ARGV[1]   process   ARGV[2]  its name   ARGV[3]  its line for mail:processes
 -- ARGV[4]   ms of silence after which a process is dead; empty: this one can't judge that yet
@@ -15,16 +15,26 @@
 -- ARGV[6]   Redis commands since the last beat   ARGV[7]  month, as 2026-11
 -- ARGV[8]   ms for which the process listens for jobs if nobody else does   ARGV[9]  seconds that a ledger is kept
 -- ARGV[10]  what NOW_MS was at its last beat, or empty   ARGV[11]  ms since then, by the process's own clock
+-- ARGV[12]  ms by which its next beat comes later if it rests   ARGV[13]  commands run in scripts since the last beat
 --
 -- Returns {ids that wait unsorted, ms until the next delayed message is due or '', dead processes that held messages,
--- 1 if the process is to listen for jobs, NOW_MS, 1 if the time went on evenly since the last beat}.
+-- 1 if the process is to listen for jobs, NOW_MS, 1 if the time went on evenly since the last beat, 1 if it may rest}.
 local STEP_MS = 5000
 -- Their clocks may be wrong by minutes.
 local PLAIN_DEAD_AFTER_MS = 1800000
 
-redis.call('ZADD', ALIVE, NOW_MS, ARGV[1])
+local idle = ARGV[5] == '1'
+local has_jobs = open(KEYS[17], KEYS[18])
+-- Who rests is as if it spoke later: it's silent for so much longer.
+local rests = idle and may_rest(ARGV[12], has_jobs, KEYS[16], KEYS[20])
+local rest_ms = rests and tonumber(ARGV[12]) or 0
+redis.call('ZADD', ALIVE, NOW_MS + rest_ms, ARGV[1])
+if not idle and not keep_awake() then
+  redis.call('PEXPIRE', AWAKE, AWAKE_MS)
+end
 redis.call('HSET', KEYS[12], ARGV[2], ARGV[3])
 redis.call('HINCRBY', KEYS[15], ARGV[7], ARGV[6])
+redis.call('HINCRBY', KEYS[15], ARGV[7] .. ':inside', ARGV[13])
 local next_due = promote()
 
 local function give_back(list, ids, messages, target)
@@ -38,8 +48,6 @@ local function give_back(list, ids, messages, target)
   end
   return #ids
 end
-
-local has_jobs = open(KEYS[17], KEYS[18])
 
 -- Another worker went on with what this process had taken, as Node does once its lock is gone.
 local function list_if_begun(process, mail)
@@ -156,12 +164,12 @@ if ARGV[4] ~= '' and steady then
 end
 -- A connection that was cut, whether its process lives or not, may live on in Redis, first in the line of those that
 -- wait, and be woken in vain.
-if ARGV[5] == '1' then
+if idle and not rests then
   give_back(KEYS[16], redis.call('LRANGE', KEYS[16], 0, -1), MESSAGES, WAITING)
 end
 -- Messages in lanes wake nobody: a process that died after it had sorted them may have been the only busy one.
 local lanes = { LANES .. ':high', LANES .. ':normal', LANES .. ':low' }
-if ARGV[5] == '1' and redis.call('EXISTS', unpack(lanes)) > 0 and redis.call('LLEN', WAITING) == 0 then
+if idle and not rests and redis.call('EXISTS', unpack(lanes)) > 0 and redis.call('LLEN', WAITING) == 0 then
   for _, lane in ipairs(lanes) do
     for _, campaign in ipairs(redis.call('ZRANGE', lane, 0, -1)) do
       nudge(campaign)
@@ -169,15 +177,19 @@ if ARGV[5] == '1' and redis.call('EXISTS', unpack(lanes)) > 0 and redis.call('LL
   end
 end
 local listens = 0
-if has_jobs then
+if has_jobs and rests then
+  visit()
+  next_due = earlier(next_due, promote_jobs())
+elseif has_jobs then
   next_due = earlier(next_due, prepare_jobs())
   renew_locks(ARGV[1])
   sweep_stalled()
-  if ARGV[5] == '1' and worth_waking() then
+  if idle and worth_waking() then
     wake_one()
   end
-  if ARGV[5] == '1' or redis.call('GET', OWN .. 'ear') == ARGV[1] then
-    listens = listen(ARGV[1], ARGV[8], true)
-  end
 end
-return { redis.call('LLEN', WAITING), next_due, holders, listens, NOW_MS, steady and 1 or 0 }
+if has_jobs and (idle or redis.call('GET', OWN .. 'ear') == ARGV[1]) then
+  listens = listen(ARGV[1], ARGV[8] + rest_ms, true)
+end
+local unsorted = rests and 0 or redis.call('LLEN', WAITING)
+return { unsorted, next_due, holders, listens, NOW_MS, steady and 1 or 0, rests and 1 or 0 }

@@ -119,7 +119,7 @@ end
 
 -- Moves jobs that are due to the waiting ones, as BullMQ does; not on a paused queue. Returns ms until the next one.
 local function promote_jobs()
-  if paused() then
+  if redis.call('EXISTS', QUEUE .. 'delayed') == 0 or paused() then
     return nil
   end
   local due = (REAL_MS + 1) * 4096 - 1

@@ -13,8 +13,8 @@
 -- A call may arrive after its process has given it up: what it took would be nobody's. So the process raises its fence
 -- (mail:fences, HASH process -> number) whenever an answer got lost, and a call with another number does nothing.
 --
--- Returns nothing if it comes late, or {ids and messages in turn, jobs (see bullmq_take.lua), ids left to sort, ms until the next delayed message is
--- due or '', 1 if the process is to listen for jobs}.
+-- Returns nothing if it comes late, or {ids and messages in turn, jobs (see bullmq_take.lua), ids left to sort, ms
+-- until the next delayed message is due or '', 1 if the process is to listen for jobs}.
 if (redis.call('HGET', 'mail:fences', ARGV[1]) or '0') ~= ARGV[8] then
   return false
 end
@@ -83,4 +83,8 @@ if has_jobs then
     wake_one()
   end
 end
-return { taken, jobs, redis.call('LLEN', WAITING), next_due, listens }
+local unsorted = redis.call('LLEN', WAITING)
+if #taken + #jobs > 0 then
+  keep_awake()
+end
+return { taken, jobs, unsorted, next_due, listens }

@@ -1,4 +1,5 @@
--- Shared by fetch, beat, settle and control: where messages wait. Stands in front of each of them, behind clock.lua and ids.lua.
+-- Shared by fetch, beat, settle and control: where messages wait. Stands in front of each of them, behind clock.lua and
+-- ids.lua.
 --
 -- Dramatiq's own keys; producers that know Dramatiq alone work unchanged:
 -- KEYS[1]   dramatiq:mail             LIST of ids in the order in which producers queued them
@@ -32,7 +33,9 @@ local SINGLE_BYTES = 100000
 local PROMOTE_BYTES = 2000000
 -- At a message's end, where Dramatiq writes its options.
 local OPTIONS_BYTES = 4000
-
+-- No process that rests (rest.lua) would hear of what is delayed by Dramatiq's own means.
+local AWAKE_FOR_DELAYS = 'mail:awake:delays'
+local AWAKE_FOR_DELAYS_SECONDS = 7 * 86400
 
 local function bury(id, messages, reason)
   local data = redis.call('HGET', messages, id)
@@ -150,6 +153,9 @@ end
 local function promote()
   if redis.call('EXISTS', DELAYED, DUE) == 0 then
     return ''
+  end
+  if redis.call('EXISTS', DELAYED) == 1 then
+    redis.call('SET', AWAKE_FOR_DELAYS, '1', 'EX', AWAKE_FOR_DELAYS_SECONDS)
   end
   local bytes = 0
   for _ = 1, 100 do

@@ -209,6 +209,7 @@ return cjson.encode({
   parked_campaigns = within(put_aside, PARKED_BYTES),
   number_of_parked_campaigns = redis.call('HLEN', KEYS[8]),
   commands = tonumber(redis.call('HGET', KEYS[9], ARGV[1])) or 0,
+  commands_inside = tonumber(redis.call('HGET', KEYS[9], ARGV[1] .. ':inside')) or 0,
   paused = paused,
   campaigns = rows,
   number_of_campaigns = number_of_campaigns,

@@ -64,7 +64,9 @@ class Status:
     #: Campaign → why the database takes nothing of it.
     parked_campaigns: dict[str, str]
     number_of_parked_campaigns: int
+    #: Of this month: sent by workers and recorders, and run by their scripts.
     commands: int
+    commands_inside: int
     processes: list[Process]
     number_of_processes: int
     #: Processes that send.
@@ -116,6 +118,7 @@ def read_status(
         parked_campaigns=dict(found["parked_campaigns"]),
         number_of_parked_campaigns=found["number_of_parked_campaigns"],
         commands=found["commands"],
+        commands_inside=found["commands_inside"],
         processes=sorted((read_line(line) for _, line in found["processes"]), key=lambda process: process.name),
         number_of_processes=found["number_of_processes"],
         working=found["working"],
@@ -206,8 +209,16 @@ def show(status: Status) -> Iterator[str]:
         yield f"campaign   and {more} more; these are the ones with waiting mails, and those that had a result last"
     for limit, used in zip(account.limits, account.used, strict=True):
         yield f"limit      {used} of {limit.mails} mails in {duration(limit.window_ms / 1000)}"
-    dollars = max(status.commands - FREE_COMMANDS, 0) * DOLLARS_PER_COMMAND
-    yield f"redis      {status.commands:,} commands this month, ${dollars:.2f} at Upstash's price per command"
+    yield (
+        f"redis      {status.commands:,} commands this month, ${_price(status.commands):.2f} at Upstash's price;"
+        f" scripts ran {status.commands_inside:,} more, with which it would be"
+        f" ${_price(status.commands + status.commands_inside):.2f}"
+    )
+
+
+def _price(commands: int) -> float:
+    """In dollars."""
+    return max(commands - FREE_COMMANDS, 0) * DOLLARS_PER_COMMAND
 
 
 def _show_bullmq(view: BullView) -> Iterator[str]:

@@ -10,7 +10,7 @@ import redis
 
 from worker.queue.gate import Gate
 from worker.queue.hand import Hand
-from worker.queue.message_queue import MessageQueue
+from worker.queue.message_queue import WAIT_SECONDS, MessageQueue
 from worker.queue.processes import Process
 from worker.queue.redis_trouble import RedisTrouble
 
@@ -21,13 +21,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """When a process is taken for dead, in seconds of silence; it beats twice in that time."""
+    """When a process is taken for dead, in seconds of silence; it beats twice in that time. One that rests, since
+    nobody has anything, beats as often as its blocking pop ends, and counts as dead so much later."""
 
     dead_after_seconds: float
 
     @property
     def beat_seconds(self) -> float:
         return self.dead_after_seconds / 2
+
+    @property
+    def rest_seconds(self) -> float:
+        return max(self.beat_seconds, WAIT_SECONDS)
 
 
 class Beater:
@@ -57,9 +62,11 @@ class Beater:
         self._listen = listen
         #: The blocking pop in which an idle process waits.
         self.waiting: asyncio.Task[bool] | None = None
+        self._waits = 0
         self._due_at: float | None = None
         self._changed = asyncio.Event()
         self._last_beat = 0.0
+        self._rests = False
         self._beating_since: float | None = None
         self._first_mail_is_told = False
 
@@ -67,7 +74,7 @@ class Beater:
         """Beats until it's cancelled."""
         pause = 0.0
         while True:
-            await self._until_next_beat(time.monotonic() + pause)
+            await self._until_next_beat(time.monotonic(), pause)
             try:
                 await self._beat()
                 pause = self._rhythm.beat_seconds
@@ -76,12 +83,21 @@ class Beater:
                 if isinstance(error, redis.TimeoutError) and self.waiting is not None:
                     # The blocking pop's socket may have stalled as well, and would wait on.
                     self.waiting.cancel()
+                self._rests = False
                 pause = BEAT_AGAIN_SECONDS
 
     def wait_begins(self, waiting: "asyncio.Task[bool]") -> None:
         """The process is idle from now on."""
         self.waiting = waiting
         self._changed.set()
+
+    def wait_ends(self) -> None:
+        """It was woken."""
+        self.waiting = None
+        self._waits += 1
+        if self._rests:
+            self._rests = False
+            self._changed.set()
 
     def settled(self) -> None:
         """A message or job is settled: a deploy waits for word of the first mail."""
@@ -98,13 +114,14 @@ class Beater:
             self._due_at = now + seconds
             self._changed.set()
 
-    async def _until_next_beat(self, at: float) -> None:
+    async def _until_next_beat(self, last: float, pause: float) -> None:
         # An idle process beats early when a delayed message is due: that brings it back. A busy one fetches anyway.
         while True:
             self._changed.clear()
             if not self._first_mail_is_told and self._describe().sent:
                 self._first_mail_is_told = True
                 return
+            at = last + (self._rhythm.rest_seconds if self._rests else pause)
             early = self._due_at if self.waiting is not None and self._due_at is not None else at
             seconds = min(early, at) - time.monotonic()
             try:
@@ -116,7 +133,11 @@ class Beater:
     async def _beat(self) -> None:
         now = time.monotonic()
         idle = self.waiting is not None and self._hand.is_empty and self._gate.seconds == 0
-        beat = await self._queue.beat(self._describe(), self._dead_after_ms(now), idle=idle)
+        waits = self._waits
+        rest_ms = int((self._rhythm.rest_seconds - self._rhythm.beat_seconds) * 1000)
+        beat = await self._queue.beat(self._describe(), self._dead_after_ms(now), idle=idle, rest_ms=rest_ms)
+        # It may have been woken meanwhile.
+        self._rests = beat.rests and waits == self._waits
         if self._beating_since is None or not beat.steady:
             self._beating_since = now
         self._last_beat = now

@@ -126,7 +126,7 @@ class Consumer:
                 raise
             # The beat found that Redis doesn't answer on its own connection.
         finally:
-            beater.waiting = None
+            beater.wait_ends()
 
     async def _listen_on(self, queue: BullQueue, beater: Beater) -> None:
         # For as long as it's this process's turn, busy or not: what it hears wakes whoever is idle.

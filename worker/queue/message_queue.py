@@ -47,13 +47,14 @@ class Fetched:
 @dataclass(frozen=True, slots=True)
 class Beat:
     """What a heartbeat found: the same as in `Fetched`, the number of dead processes whose messages came back, and
-    whether Redis's time went on as the process's own did since its last beat."""
+    whether Redis's time went on as the process's own did since its last beat. `rests`: the next one may come later."""
 
     unsorted: int
     due_seconds: float | None
     dead: int
     listens: bool
     steady: bool
+    rests: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class MessageQueue:
         self._last_beat: tuple[int, float] | None = None
         self._listening_ms = int(listening_seconds * 1000)
         self._job_keys = keys.bullmq_keys(bullmq)
-        self._reported_commands = 0
+        self._reported_commands = self._reported_inside = 0
         self._fetched = keys.fetched(process)
         self._beat_keys = [
             *keys.QUEUE_KEYS,
@@ -114,8 +115,10 @@ class MessageQueue:
             keys.UNCERTAIN,
             keys.PLAIN_HEARTBEATS,
         ]
-        self._fetch = client.register_script(script("clock", "ids", "lanes", "bullmq", "bullmq_take", "fetch"))
-        self._beat = client.register_script(script("clock", "ids", "lanes", "states", "bullmq", "bullmq_take", "beat"))
+        self._fetch = client.register_script(script("clock", "ids", "lanes", "bullmq", "bullmq_take", "rest", "fetch"))
+        self._beat = client.register_script(
+            script("clock", "ids", "lanes", "states", "bullmq", "bullmq_take", "rest", "beat")
+        )
         self._settle = client.register_script(script("clock", "ids", "lanes", "states", "settle"))
         self._sort = client.register_script(script("clock", "ids", "lanes", "sort"))
         self._client = client
@@ -171,17 +174,18 @@ class MessageQueue:
             await asyncio.sleep(FULL_AGAIN_SECONDS)
             return True
 
-    async def beat(self, process: Process, dead_after_ms: int | None, *, idle: bool) -> Beat:
+    async def beat(self, process: Process, dead_after_ms: int | None, *, idle: bool, rest_ms: int = 0) -> Beat:
         """Says that this process is alive.
 
         Args:
             dead_after_ms: messages of processes that were silent for so long come back; None: don't judge.
-            idle: lanes with messages in them wake the idle processes.
+            idle: it has nothing to do.
+            rest_ms: by so much the next beat comes later if it rests.
         """
-        commands = self._client.commands + self._waiting_client.commands
+        commands, inside = self._client.commands + self._waiting_client.commands, self._client.commands_inside
         began = time.monotonic()
         last_ms, last_at = self._last_beat or ("", began)
-        unsorted, due_ms, dead, listens, now_ms, steady = await self._beat(
+        unsorted, due_ms, dead, listens, now_ms, steady, rests = await self._beat(
             keys=self._beat_keys,
             args=[
                 self._process,
@@ -195,11 +199,13 @@ class MessageQueue:
                 LEDGER_SECONDS,
                 last_ms,
                 int((began - last_at) * 1000),
+                rest_ms,
+                inside - self._reported_inside,
             ],
         )
         self._last_beat = (now_ms, began)
-        self._reported_commands = commands
-        return Beat(unsorted, _seconds(due_ms), dead, listens == 1, steady == 1)
+        self._reported_commands, self._reported_inside = commands, inside
+        return Beat(unsorted, _seconds(due_ms), dead, listens == 1, steady == 1, rests == 1)
 
     async def settle(self, settlement: Settlement) -> None:
         """Ends a message, together with others."""

@@ -82,15 +82,18 @@ class Heartbeat:
             self._client.hdel(keys.PROCESSES, self._name)
 
     def _run(self) -> None:
-        reported = 0
+        reported = reported_inside = 0
         while True:
-            commands = self._client.commands
+            commands, inside = self._client.commands, self._client.commands_inside
             process = Process(self._name, running_version(), os.getpid(), self._concurrency, time.time())
             try:
                 self._client.hset(keys.PROCESSES, self._name, process.as_json())
                 if commands - reported >= REPORTED_COMMANDS:
                     self._client.hincrby(keys.COMMANDS, this_month(), commands - reported)
                     reported = commands
+                    if inside > reported_inside:
+                        self._client.hincrby(keys.COMMANDS, f"{this_month()}:inside", inside - reported_inside)
+                        reported_inside = inside
             except redis.RedisError as error:
                 logger.error("%s", explain(error))
             if self._stopping.wait(HEARTBEAT_SECONDS):

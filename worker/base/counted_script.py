@@ -1,0 +1,55 @@
+"""Scripts that tell how many commands they ran: who bills by the command may bill those, too."""
+
+from typing import Any, Protocol
+
+from redis.commands.core import AsyncScript, Script
+
+_COUNTING = """local inside, server = 0, redis
+local redis = { call = function(...)
+  inside = inside + 1
+  return server.call(...)
+end }
+local function script()
+"""
+_COUNTED = """
+end
+local answer = script()
+return { inside, answer }
+"""
+
+
+class Counts(Protocol):
+    """Who is told."""
+
+    commands_inside: int
+
+
+class CountedScript(Script):
+    """A script of a blocking client's."""
+
+    def __init__(self, client: Any, text: str | bytes) -> None:
+        super().__init__(client, _counting(text))
+        self._counts: Counts = client
+
+    def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
+        return _answer(self._counts, super().__call__(keys, args, client))
+
+
+class CountedAsyncScript(AsyncScript):
+    """The same on an event loop."""
+
+    def __init__(self, client: Any, text: str | bytes) -> None:
+        super().__init__(client, _counting(text))
+        self._counts: Counts = client
+
+    async def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
+        return _answer(self._counts, await super().__call__(keys, args, client))
+
+
+def _counting(text: str | bytes) -> str:
+    return _COUNTING + (text if isinstance(text, str) else text.decode()) + _COUNTED
+
+
+def _answer(counts: Counts, answer: Any) -> Any:
+    counts.commands_inside += answer[0]
+    return answer[1] if len(answer) > 1 else None
