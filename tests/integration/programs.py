@@ -50,12 +50,14 @@ class Programs:
         self._programs: list[Program] = []
         self._outputs: list[str] = []
 
-    def start(self, *words: str, **changes: str) -> Program:
-        """Starts a program that stays, such as `run`; `changes` go into its environment."""
+    def start(self, *words: str, module: str = "", **changes: str) -> Program:
+        """Starts a program that stays, such as `run`; `changes` go into its environment. `module` stands in for the
+        command."""
         log = self._directory / f"{len(self._programs)}-{words[0]}.log"
         with log.open("wb") as stream:
+            command = [sys.executable, "-m", module] if module else [COMMAND]
             process = subprocess.Popen(
-                [COMMAND, *words], env={**self._environment, **changes}, stdout=stream, stderr=subprocess.STDOUT
+                [*command, *words], env={**self._environment, **changes}, stdout=stream, stderr=subprocess.STDOUT
             )
         program = Program(process, log)
         self._programs.append(program)

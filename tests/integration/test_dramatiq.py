@@ -57,6 +57,7 @@ class Fleet:
             concurrency=concurrency,
             rhythm=Rhythm(dead_after_seconds),
             describe=lambda: Process(name, "1", 1, concurrency, time.time()),
+            build=lambda raw: None,
         )
         running = asyncio.create_task(worker.run(stopping, stop_seconds))
         try:

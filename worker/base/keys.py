@@ -47,6 +47,10 @@ ALIVE = "mail:alive"
 AWAKE = "mail:awake"
 #: HASH process → number: what a process asked before it raised it does nothing any more (lua/fetch.lua).
 FENCES = "mail:fences"
+#: HASH a message's id or a job's key → how often it killed a process that rehearsed it; and HASH process → what it
+#: rehearses (lua/suspects.lua).
+SUSPECTS = "mail:suspects"
+REHEARSALS = "mail:rehearsals"
 #: HASH: by how many ms the time in Redis is ahead of its clock (lua/clock.lua).
 CLOCK = "mail:clock"
 

@@ -65,6 +65,7 @@ local function orphan_jobs(process)
     local id, mail = taken[i], taken[i + 1]
     local token = redis.call('GET', QUEUE .. id .. ':lock')
     if token == token_of(process) or (not token and redis.call('LPOS', QUEUE .. 'active', id)) then
+      suspect(QUEUE .. id)
       redis.call('SET', QUEUE .. id .. ':lock', ORPHAN_TOKEN, 'PX', LOCK_MS)
       redis.call('RPUSH', OWN .. 'orphans', id)
     elseif mail ~= '' then
@@ -128,7 +129,15 @@ if ARGV[4] ~= '' and steady then
   dead = redis.call('ZRANGEBYSCORE', ALIVE, '-inf', NOW_MS - ARGV[4])
   for _, process in ipairs(dead) do
     local fetched = 'mail:fetched:' .. process
-    local held = give_back(fetched, redis.call('SMEMBERS', fetched), MESSAGES, WAITING)
+    local ids = redis.call('SMEMBERS', fetched)
+    accuse(process)
+    for _, id in ipairs(ids) do
+      suspect(id)
+      if is_deadly(id) then
+        bury(id, MESSAGES, DEADLY)
+      end
+    end
+    local held = give_back(fetched, ids, MESSAGES, WAITING)
     if has_jobs then
       held = held + orphan_jobs(process)
     end

@@ -4,6 +4,7 @@
 -- The marks:
 --   a  it failed for good before, and somebody wants it tried again     s  it may have been sent by another worker,
 --   r  it was here before these workers were: its row tells             which took it and never finished
+--   o  the process that had it died: it may be what killed it
 --
 -- Jobs of a scheduler (rjk) or with a parent are left where they stand: who takes one of the first kind must create the
 -- next one, and what the other kind owes its parent is BullMQ's own matter.
@@ -88,11 +89,12 @@ local function listen(process, lease_ms, can)
   return redis.call('DEL', OWN .. 'ear') * 2
 end
 
-local function read_job(id)
+local function read_job(id, mark)
   local job = QUEUE .. id
   local f = redis.call('HMGET', job, 'data', 'opts', 'timestamp', 'atm', 'mail:slow', 'mail:again', 'defa',
     'mail:suspect', 'mail:lost')
   local marks = (f[6] and 'a' or '') .. (f[8] and 's' or '') .. ((tonumber(f[3]) or 0) < since_ms and 'r' or '')
+    .. (mark or '')
   return { id, f[1] or '', f[2] or '', f[3] or '0', f[4] or '0', f[5] or '0', f[9] or '0', marks, f[7] or '' }
 end
 
@@ -105,12 +107,17 @@ local function adopt_orphan(process)
     end
     local lock = QUEUE .. id .. ':lock'
     if redis.call('GET', lock) == ORPHAN_TOKEN then
-      redis.call('SET', lock, token_of(process), 'PX', LOCK_MS)
-      if redis.call('EXISTS', QUEUE .. id) == 1 then
+      if redis.call('EXISTS', QUEUE .. id) == 0 then
+        redis.call('DEL', lock)
+      elseif is_deadly(QUEUE .. id) then
+        redis.call('DEL', lock)
+        redis.call('LREM', QUEUE .. 'active', 1, id)
+        finish(id, 'failed', DEADLY, { -1, -1, 0 })
+      else
+        redis.call('SET', lock, token_of(process), 'PX', LOCK_MS)
         redis.call('HSET', taken_by(process), id, '')
-        return read_job(id)
+        return read_job(id, 'o')
       end
-      redis.call('DEL', lock)
     end
   end
 end

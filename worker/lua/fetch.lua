@@ -14,7 +14,8 @@
 -- (mail:fences, HASH process -> number) whenever an answer got lost, and a call with another number does nothing.
 --
 -- Returns nothing if it comes late, or {ids and messages in turn, jobs (see bullmq_take.lua), ids left to sort, ms
--- until the next delayed message is due or '', 1 if the process is to listen for jobs}.
+-- until the next delayed message is due or '', 1 if the process is to listen for jobs, ids of messages that may have
+-- killed a process (see suspects.lua)}.
 if (redis.call('HGET', 'mail:fences', ARGV[1]) or '0') ~= ARGV[8] then
   return false
 end
@@ -27,6 +28,7 @@ sort_some(tonumber(ARGV[4]))
 local wanted, jobs_wanted = tonumber(ARGV[2]), math.min(ARGV[2], ARGV[5])
 local has_jobs = open(KEYS[14], KEYS[15])
 local taken, jobs, bytes = {}, {}, 0
+local has_suspects, suspects = redis.call('EXISTS', SUSPECTS) == 1, {}
 if has_jobs then
   next_due = earlier(next_due, prepare_jobs())
   while #jobs < jobs_wanted do
@@ -67,6 +69,9 @@ for _, class in ipairs(CLASSES) do
           taken[#taken + 1] = id
           taken[#taken + 1] = data
           bytes = bytes + #data
+          if has_suspects and redis.call('HEXISTS', SUSPECTS, id) == 1 then
+            suspects[#suspects + 1] = id
+          end
         end
       else
         redis.call('ZREM', lanes, campaign)
@@ -87,4 +92,4 @@ local unsorted = redis.call('LLEN', WAITING)
 if #taken + #jobs > 0 then
   keep_awake()
 end
-return { taken, jobs, unsorted, next_due, listens }
+return { taken, jobs, unsorted, next_due, listens, suspects }

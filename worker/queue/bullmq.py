@@ -38,6 +38,8 @@ class BullJob:
     wanted_again: bool
     #: Another worker took it and never finished.
     may_have_been_sent: bool
+    #: The process of ours that had it died: it may be what killed it.
+    was_orphan: bool
     #: It's older than these workers: others may have sent it, and its row tells.
     ask_database: bool
     #: Why it is to fail; BullMQ puts that off to whoever takes it next.
@@ -57,6 +59,7 @@ class BullJob:
             losses=_whole(losses),
             wanted_again=b"a" in marks,
             may_have_been_sent=b"s" in marks,
+            was_orphan=b"o" in marks,
             ask_database=b"r" in marks or b"s" in marks,
             failed_by_queue=reason.decode(errors="replace"),
         )
@@ -132,7 +135,7 @@ class BullQueue:
             bullmq: `PREFIX:QUEUE`.
         """
         self._listening_client = listening_client
-        self._bullmq = bullmq
+        self.name = bullmq
         self._process = process
         self._script = client.register_script(script("clock", "states", "bullmq", "jobs"))
         others = [keys.HELD_MESSAGES, keys.WAITING, keys.ALIVE, keys.CONTROL, keys.UNCERTAIN]
@@ -144,7 +147,7 @@ class BullQueue:
     async def listen(self) -> News | None:
         """Waits for news of jobs, None after `LISTEN_SECONDS`. Wakes an idle process, maybe this one, if there's
         something to take."""
-        marker = await self._listening_client.bzpopmin(f"{self._bullmq}:marker", LISTEN_SECONDS)
+        marker = await self._listening_client.bzpopmin(f"{self.name}:marker", LISTEN_SECONDS)
         if marker is None:
             return None
         due_ms = float(marker[2])

@@ -13,6 +13,7 @@ from worker.queue.gate import Gate
 from worker.queue.hand import Hand
 from worker.queue.message_queue import SORT_EVERY_SECONDS, MessageQueue
 from worker.queue.redis_trouble import RedisTrouble
+from worker.queue.rehearsal import Rehearsal
 
 FETCH_AGAIN_SECONDS = 1.0
 
@@ -24,6 +25,7 @@ class Consumer:
         self,
         queue: MessageQueue,
         jobs: BullQueue | None,
+        rehearsal: Rehearsal,
         hand: Hand,
         gate: Gate,
         trouble: RedisTrouble,
@@ -40,6 +42,7 @@ class Consumer:
         """
         self._queue = queue
         self._jobs = jobs
+        self._rehearsal = rehearsal
         self._hand = hand
         self._gate = gate
         self._trouble = trouble
@@ -92,9 +95,13 @@ class Consumer:
         self._unsorted = fetched.unsorted
         beater.next_due(fetched.due_seconds)
         for identity, data in fetched.messages:
+            if identity in fetched.suspects:
+                await self._rehearsal.of_message(identity, data)
             self._hand.take_message(identity)
             self._accept(identity, data)
         for job in fetched.jobs:
+            if job.was_orphan and self._jobs is not None:
+                await self._rehearsal.of_job(f"{self._jobs.name}:{job.id}", job.data)
             self._hand.take_job(job.id)
             self._accept_job(job)
         self._trouble.over()

@@ -35,13 +35,15 @@ _IDS = ("utf-8", "surrogateescape")
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """Ids and messages, and BullMQ's jobs; `unsorted` ids still wait to be looked at, the next delayed message is due
-    in `due_seconds`, None without one. `listens`: this process is the one that listens for BullMQ's jobs."""
+    in `due_seconds`, None without one. `listens`: this process is the one that listens for BullMQ's jobs. `suspects`
+    among the ids were there when a process died."""
 
     messages: list[tuple[str, bytes]]
     jobs: list[BullJob]
     unsorted: int
     due_seconds: float | None
     listens: bool
+    suspects: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,14 @@ class MessageQueue:
             keys.UNCERTAIN,
             keys.PLAIN_HEARTBEATS,
         ]
-        self._fetch = client.register_script(script("clock", "ids", "lanes", "bullmq", "bullmq_take", "rest", "fetch"))
+        self._fetch = client.register_script(
+            script("clock", "ids", "lanes", "bullmq", "suspects", "bullmq_take", "rest", "fetch")
+        )
         self._beat = client.register_script(
-            script("clock", "ids", "lanes", "states", "bullmq", "bullmq_take", "rest", "beat")
+            script("clock", "ids", "lanes", "states", "bullmq", "suspects", "bullmq_take", "rest", "beat")
         )
         self._settle = client.register_script(script("clock", "ids", "lanes", "states", "settle"))
+        self._rehearse = client.register_script(script("suspects", "rehearse"))
         self._sort = client.register_script(script("clock", "ids", "lanes", "sort"))
         self._client = client
         self._settlements: Coalescer[Settlement, None] = Coalescer(
@@ -150,10 +155,19 @@ class MessageQueue:
             if answer is None and number == self._fence.number:
                 # It was raised in Redis alone, when that answer got lost.
                 await self._fence.up()
-        taken, jobs, unsorted, due_ms, listens = answer
+        taken, jobs, unsorted, due_ms, listens, suspects = answer
         messages = [(identity.decode(*_IDS), data) for identity, data in zip(taken[::2], taken[1::2], strict=True)]
         taken_jobs = [BullJob.read(job) for job in jobs]
-        return Fetched(messages, taken_jobs, unsorted, _seconds(due_ms), listens == 1)
+        suspected = frozenset(identity.decode(*_IDS) for identity in suspects)
+        return Fetched(messages, taken_jobs, unsorted, _seconds(due_ms), listens == 1, suspected)
+
+    async def rehearsal_begins(self, name: str) -> None:
+        """Says that this process tries something that may have killed another one: a message's id, or a job's key."""
+        await self._rehearse(keys=[keys.REHEARSALS], args=["begin", self._process, name.encode(*_IDS)])
+
+    async def rehearsal_ends(self, name: str) -> None:
+        """It was survived."""
+        await self._rehearse(keys=[keys.REHEARSALS], args=["end", self._process, name.encode(*_IDS)])
 
     async def sort(self) -> int:
         """Sorts waiting messages into lanes, without taking one. Returns how many are left."""

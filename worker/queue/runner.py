@@ -29,6 +29,7 @@ from worker.queue.hand import Hand
 from worker.queue.message_queue import MessageQueue, Settlement
 from worker.queue.processes import Process
 from worker.queue.redis_trouble import RedisTrouble
+from worker.queue.rehearsal import Build, Rehearsal
 
 REDIS_AGAIN_SECONDS = 1.0
 
@@ -68,10 +69,12 @@ class Hold(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """BullMQ's queue, and what is done with one of its jobs: None means that the mail's result has finished it."""
+    """BullMQ's queue, and what is done with one of its jobs: None means that the mail's result has finished it. `build`
+    builds its mail and throws it away."""
 
     queue: BullQueue
     work: Callable[[BullJob], Awaitable[JobSettlement | None]]
+    build: Build
 
 
 class MailWorker(dramatiq.Worker):
@@ -86,6 +89,7 @@ class MailWorker(dramatiq.Worker):
         concurrency: int,
         rhythm: Rhythm,
         describe: Callable[[], Process],
+        build: Build,
         jobs: Jobs | None = None,
     ) -> None:
         """
@@ -93,6 +97,7 @@ class MailWorker(dramatiq.Worker):
             gate: no message is fetched while it's closed.
             concurrency: messages at once; as many again are fetched in advance.
             describe: what the process tells about itself with each beat.
+            build: builds a message's mail and throws it away.
             jobs: BullMQ's queue, if there's one.
         """
         super().__init__(broker, worker_threads=concurrency)
@@ -104,9 +109,10 @@ class MailWorker(dramatiq.Worker):
         self._hand = Hand()
         self._trouble = RedisTrouble()
         bull_queue = None if jobs is None else jobs.queue
+        rehearsal = Rehearsal(queue, build, build if jobs is None else jobs.build)
         accept_job = self._backlog.put_nowait
         self._consumer = Consumer(
-            queue, bull_queue, self._hand, gate, self._trouble, concurrency, self._accept, accept_job
+            queue, bull_queue, rehearsal, self._hand, gate, self._trouble, concurrency, self._accept, accept_job
         )
         self._beater = Beater(queue, self._hand, gate, self._trouble, rhythm, describe, self._listen)
         self._loop: asyncio.AbstractEventLoop | None = None

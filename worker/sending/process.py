@@ -95,7 +95,8 @@ async def _run(settings: Settings) -> None:
         ),
     )
     broker = MailBroker(connect(settings.redis_url))
-    declare_actors(broker, Checker(control, settings.job_defaults), delivery.deliver, delivery.fail)
+    check = Checker(control, settings.job_defaults)
+    declare_actors(broker, check, delivery.deliver, delivery.fail)
     listening_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=LISTEN_SECONDS + 10)
     bull_queue = BullQueue(client, listening_client, settings.bullmq, process)
     sent_rows = SupabaseSentRows(settings)
@@ -118,7 +119,8 @@ async def _run(settings: Settings) -> None:
         describe=lambda: Process(
             name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
         ),
-        jobs=Jobs(bull_queue, _bull_jobs(settings, delivery, control, sent_rows)) if settings.bullmq else None,
+        build=check.rehearse,
+        jobs=_jobs(settings, bull_queue, delivery, control, sent_rows) if settings.bullmq else None,
     )
     logger.info(
         "%s %s sends by %s, %d mails at once%s.",
@@ -142,15 +144,13 @@ async def _run(settings: Settings) -> None:
     logger.info("Stopped.")
 
 
-def _bull_jobs(settings: Settings, delivery: Delivery, control: AsyncControl, sent_rows: SupabaseSentRows) -> BullJobs:
-    return BullJobs(
-        delivery,
-        settings.bullmq,
-        Checker(control, replace(settings.job_defaults, name_placeholder=settings.name_placeholder)),
-        sent_rows,
-        Keep(settings.bullmq_keep_completed),
-        Keep(settings.bullmq_keep_failed),
-    )
+def _jobs(
+    settings: Settings, queue: BullQueue, delivery: Delivery, control: AsyncControl, sent_rows: SupabaseSentRows
+) -> Jobs:
+    check = Checker(control, replace(settings.job_defaults, name_placeholder=settings.name_placeholder))
+    keep_completed, keep_failed = Keep(settings.bullmq_keep_completed), Keep(settings.bullmq_keep_failed)
+    work = BullJobs(delivery, settings.bullmq, check, sent_rows, keep_completed, keep_failed)
+    return Jobs(queue, work, check.rehearse)
 
 
 async def _announce(stopping: asyncio.Event, settings: Settings) -> None:
