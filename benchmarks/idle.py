@@ -9,15 +9,13 @@ import json
 import random
 import statistics
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-import redis
-
 from benchmarks.bench import NODE, PEERS, Bench, Sink, bench
+from benchmarks.commands import counting
 from worker.base import keys
 from worker.queue.producer import enqueue
 
@@ -74,7 +72,8 @@ def run(peer: str, setup: Bench, seconds: float, jobs: int) -> dict[str, float]:
             # As after five minutes.
             setup.client.delete(keys.AWAKE)
             time.sleep(FALLING_ASLEEP_SECONDS)
-        sent, inside = _commands(setup, seconds)
+        with counting(setup) as counted:
+            time.sleep(seconds)
         idle_mb = [process.rss_mb for process in processes]
         latencies = []
         for job in lines:
@@ -84,27 +83,13 @@ def run(peer: str, setup: Bench, seconds: float, jobs: int) -> dict[str, float]:
         stop_seconds = [process.stop() for process in processes]
     latencies.sort()
     return {
-        "commands_per_minute": sent / seconds * 60,
-        "inside_per_minute": inside / seconds * 60,
+        "commands_per_minute": counted.sent / seconds * 60,
+        "inside_per_minute": counted.inside / seconds * 60,
         "idle_mb": idle_mb[0],
         "median_ms": statistics.median(latencies) * 1000,
         "p99_ms": latencies[min(len(latencies) - 1, round(len(latencies) * 0.99))] * 1000,
         "stop_seconds": max(stop_seconds),
     }
-
-
-def _commands(setup: Bench, seconds: float) -> tuple[int, int]:
-    """Commands that clients send within so many seconds, and those that their scripts run."""
-    sent, inside, end = 0, 0, "the end"
-    url = setup.services.redis_url
-    with redis.Redis.from_url(url, socket_timeout=None) as client, client.monitor() as monitor:
-        threading.Timer(seconds, setup.client.echo, [end]).start()
-        for line in monitor.listen():
-            if end in line["command"]:
-                return sent, inside
-            inside += line["client_type"] == "lua"
-            sent += line["client_type"] != "lua"
-    raise RuntimeError("Redis ended the monitor")
 
 
 def _arrival(sink: Sink, job: dict[str, object]) -> float:
