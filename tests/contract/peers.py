@@ -93,7 +93,7 @@ class SmtpPeer:
                 user="me@example.org",
                 shown_user="me@example.org",
                 auth="auto",
-                implicit_tls=True,
+                implicit_tls=not self.server.starttls,
                 helo_name="host.example.org",
             ),
             password,

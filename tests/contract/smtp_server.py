@@ -8,17 +8,20 @@ from dataclasses import dataclass, field
 _CLOSE = "close"
 _STALL = "stall"
 _TRICKLE = "trickle"
+_BLANKS = "blanks"
 
 
 @dataclass(slots=True)
 class SmtpServer:
-    """Answers with what stands in `replies` by command (`GREETING`, `EHLO`, `AUTH`, `MAIL`, `RCPT`, `DATA`, `CONTENT`,
-    `RSET`), and takes everything else. `close` ends the connection instead of a reply, `stall` says nothing more, and
-    `trickle` never comes to a reply's end."""
+    """Answers with what stands in `replies` by command (`GREETING`, `EHLO`, `STARTTLS`, `AUTH`, `MAIL`, `RCPT`, `DATA`,
+    `CONTENT`, `RSET`), and takes everything else. `close` ends the connection instead of a reply, `stall` says nothing
+    more, `trickle` never comes to a reply's end, and `blanks` to its beginning."""
 
     pipelining: bool
     smtputf8: bool = True
     mechanism: str = "PLAIN"
+    #: Otherwise it speaks TLS from the first byte.
+    starttls: bool = False
     replies: dict[str, str] = field(default_factory=dict)
     #: The same for RCPT by its address.
     recipients: dict[str, str] = field(default_factory=dict)
@@ -28,8 +31,10 @@ class SmtpServer:
     takes_nothing: bool = False
     #: Seconds before the reply.
     delays: dict[str, float] = field(default_factory=dict)
-    #: Stands in front of each reply but the first ones, up to the login.
+    #: Stands in front of each reply.
     before_replies: bytes = b""
+    #: Seconds between the lines of `blanks`.
+    blank_seconds: float = 0.0
     #: How many mails it takes on a connection before it says `full` and hangs up; 0 is no limit.
     mails_per_connection: int = 0
     full: str = "421 4.7.0 too many messages in this connection"
@@ -42,12 +47,15 @@ class SmtpServer:
     connections: int = 0
     most_at_once: int = 0
     port: int = 0
+    _tls: ssl.SSLContext | None = None
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def start(self, tls: ssl.SSLContext | None) -> None:
         """Listens on a free port of loopback, in TLS from the first byte unless there's no context."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        self._tls = tls
+        tls_at_once = None if self.starttls else tls
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls_at_once)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -86,17 +94,20 @@ class SmtpServer:
                 extensions = ["8BITMIME", f"AUTH {self.mechanism}"]
                 extensions += ["PIPELINING"] if self.pipelining else []
                 extensions += ["SMTPUTF8"] if self.smtputf8 else []
+                extensions += ["STARTTLS"] if self.starttls else []
                 greeted = True
-                if "EHLO" in self.replies:
-                    await self._answer(writer, verb, "")
-                    continue
-                writer.write("".join(f"250-{name}\r\n" for name in extensions).encode() + b"250 SIZE 1000000\r\n")
+                await self._answer(writer, verb, "".join(f"250-{name}\r\n" for name in extensions) + "250 SIZE 1000000")
                 continue
             if verb == "QUIT":
-                writer.write(b"221 bye\r\n")
+                await self._answer(writer, verb, "221 bye")
                 return
             if not greeted:
                 writer.write(b"503 5.5.1 EHLO first\r\n")
+                continue
+            if verb == "STARTTLS" and self._tls is not None:
+                await self._answer(writer, verb, "220 go ahead")
+                await writer.start_tls(self._tls)
+                greeted = False
                 continue
             if verb == "MAIL":
                 if mails == self.mails_per_connection > 0:
@@ -128,7 +139,7 @@ class SmtpServer:
     async def _login(self, text: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         words = text.split(" ")[2:]
         while len(words) < (2 if self.mechanism == "LOGIN" else 1):
-            writer.write(b"334 VXNlcm5hbWU6\r\n")
+            writer.write(self.before_replies + b"334 VXNlcm5hbWU6\r\n")
             words.append((await reader.readline()).decode().strip())
         return " ".join(base64.b64decode(word).decode() for word in words)
 
@@ -150,6 +161,11 @@ class SmtpServer:
                 await asyncio.sleep(0.02)
         if verb in self.delays:
             await asyncio.sleep(self.delays[verb])
-        before = b"" if verb in ("GREETING", "AUTH") else self.before_replies
-        writer.write(before + reply.encode() + b"\r\n")
+        while reply == _BLANKS:
+            if writer.is_closing():
+                return False
+            writer.write(b"\r\n" * (1 if self.blank_seconds else 4096))
+            await writer.drain()
+            await asyncio.sleep(self.blank_seconds)
+        writer.write(self.before_replies + reply.encode() + b"\r\n")
         return verb not in self.hangs_up_after

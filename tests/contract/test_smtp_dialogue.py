@@ -145,21 +145,6 @@ async def test_a_slow_verdict_is_waited_for(transport: SmtpTransport, server: Sm
     assert len(server.accepted) == 3
 
 
-@pytest.mark.parametrize("before", [b"\r\n", b"\n", b"\r\r\n", b" \r\n\r\n"])
-async def test_blank_lines_before_a_reply_do_no_harm(
-    transport: SmtpTransport, server: SmtpServer, before: bytes
-) -> None:
-    server.before_replies = before
-    for _ in range(2):
-        assert isinstance(await transport.send(mail(), Claim()), Sent)
-    assert server.connections == 1
-
-
-async def test_endless_blank_lines_end(transport: SmtpTransport, server: SmtpServer) -> None:
-    server.before_replies = b"\r\n" * 400_000
-    assert isinstance(await transport.send(mail(), Claim()), Hindered)
-
-
 @pytest.mark.parametrize(
     "full", ["421 4.7.0 too many messages in this connection", "451 4.7.0 limit of messages per connection", "421 bye"]
 )

@@ -9,14 +9,16 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import cast
 
 import aiosmtplib
+from aiosmtplib.protocol import SMTPProtocol
 
 from worker.base.dialing import dial
 from worker.base.settings import Secret, SmtpAuth
 from worker.errors import AccountRefused, TransportUnavailable
 from worker.mail.outcomes import Reply, Stage, classify_smtp
-from worker.sending.transports.smtp_session import SmtpSession, StepSeconds
+from worker.sending.transports.smtp_session import MAX_REPLY_BYTES, SmtpSession, StepSeconds
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 #: For DNS to know the host's full name.
@@ -24,6 +26,8 @@ NAME_SECONDS = 2.0
 
 #: RFC 5321, 4.2.2: syntax error, command unrecognized; command not implemented.
 _NO_SUCH_COMMAND = (500, 502)
+_READY = 220
+_BLANK_LINES = re.compile(rb"\n\s+")
 _FULL_NAME = re.compile(r"(?!localhost\b)(?=.{4,255}$)([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*")
 
 #: Returns the password, or with `xoauth2` an access token.
@@ -56,6 +60,29 @@ class Server:
             f"{self} takes this host's name {name} in EHLO for wrong ({words}): set"
             " SMTP_HELO_NAME (worker_smtp_helo_name) to the full name that this host's address has in DNS."
         )
+
+
+class _Protocol(SMTPProtocol):
+    """aiosmtplib's, which takes an empty line before a reply for a reply. Some servers and proxies send such."""
+
+    def __init__(self, connection_lost: Callable[[SMTPProtocol], None]) -> None:
+        super().__init__(asyncio.get_running_loop(), connection_lost)
+        self._at_line_start = True
+        self._blank_bytes = 0
+        self._trouble: ConnectionError | None = None
+
+    def data_received(self, data: bytes) -> None:
+        kept = _BLANK_LINES.sub(b"\n", data.lstrip() if self._at_line_start else data)
+        self._blank_bytes += len(data) - len(kept)
+        if self._blank_bytes > MAX_REPLY_BYTES and self.transport is not None:
+            self._trouble = ConnectionError("it sends blank lines without end")
+            cast(asyncio.Transport, self.transport).abort()
+        elif kept:
+            self._at_line_start = kept.endswith(b"\n")
+            super().data_received(kept)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(self._trouble or exc)
 
 
 class Login:
@@ -92,7 +119,8 @@ class Login:
             ) from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             client.close()
-            raise self._server.unavailable(f"logging in failed: {one_line(str(error)) or 'time-out'}") from error
+            words = one_line(str(error.__cause__ or error)) or "time-out"
+            raise self._server.unavailable(f"logging in failed: {words}") from error
         except BaseException:
             client.close()
             raise
@@ -133,22 +161,21 @@ class Login:
             raise
         client = aiosmtplib.SMTP(
             hostname=self._server.host,
-            sock=connected,
             use_tls=self._server.implicit_tls,
-            start_tls=not self._server.implicit_tls,
+            start_tls=False,
             tls_context=self._tls,
             local_hostname=name,
             timeout=CONNECT_TIMEOUT_SECONDS,
         )
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                await client.connect()
+                await self._connect(client, connected)
+                if not self._server.implicit_tls:
+                    await client.starttls()
                 if client.is_ehlo_or_helo_needed:
                     await client.ehlo()
         except ssl.SSLCertVerificationError as error:
             raise self._server.unavailable(_certificate_problem(error)) from error
-        except aiosmtplib.SMTPConnectResponseError as error:
-            raise self._server.unavailable(f"it greeted with {error.code} {one_line(error.message)}") from error
         except aiosmtplib.SMTPHeloError as error:
             words = f"{error.code} {one_line(error.message)}"
             if error.code in _NO_SUCH_COMMAND or error.code < 500:
@@ -161,6 +188,19 @@ class Login:
                 client.close()
                 connected.close()
         return client
+
+    async def _connect(self, client: aiosmtplib.SMTP, connected: socket.socket) -> None:
+        # client.connect() would make a protocol of its own.
+        tls = self._server.implicit_tls
+        client.transport, client.protocol = await asyncio.get_running_loop().create_connection(
+            lambda: _Protocol(lambda _: client.close()),
+            sock=connected,
+            ssl=self._tls if tls else None,
+            server_hostname=self._server.host if tls else None,
+        )
+        greeting = await client.protocol.read_response()
+        if greeting.code != _READY:
+            raise self._server.unavailable(f"it greeted with {greeting.code} {one_line(greeting.message)}")
 
     async def _log_in(self, client: aiosmtplib.SMTP) -> None:
         user, credential = self._server.user, await self._credential()
