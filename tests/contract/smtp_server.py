@@ -14,8 +14,8 @@ _BLANKS = "blanks"
 @dataclass(slots=True)
 class SmtpServer:
     """Answers with what stands in `replies` by command (`GREETING`, `EHLO`, `STARTTLS`, `AUTH`, `MAIL`, `RCPT`, `DATA`,
-    `CONTENT`, `RSET`), and takes everything else. `close` ends the connection instead of a reply, `stall` says nothing
-    more, `trickle` never comes to a reply's end, and `blanks` to its beginning."""
+    `MIDDLE` of the content, `CONTENT`, `RSET`), and takes everything else. `close` ends the connection instead of a
+    reply, `stall` says nothing more, `trickle` never comes to a reply's end, and `blanks` to its beginning."""
 
     pipelining: bool
     smtputf8: bool = True
@@ -29,6 +29,10 @@ class SmtpServer:
     hangs_up_after: set[str] = field(default_factory=set)
     #: It says 354, and then takes nothing.
     takes_nothing: bool = False
+    #: It reads this many lines of the content, and then does as `MIDDLE` says, if that stands in `replies`.
+    middle: int = 1000
+    #: Seconds for so many lines.
+    middle_seconds: float = 0.0
     #: Seconds before the reply.
     delays: dict[str, float] = field(default_factory=dict)
     #: Stands in front of each reply.
@@ -125,10 +129,15 @@ class SmtpServer:
             if verb == "DATA" and self.takes_nothing:
                 await asyncio.sleep(3600)
             if verb == "DATA" and self.replies.get("DATA", "354").startswith("354"):
-                content = await self._content(reader)
+                content = await self._content(reader, writer)
+                if content is None:
+                    return
                 if not recipient:
                     self.mails_for_nobody += 1
                     writer.write(b"554 5.5.1 no valid recipients\r\n")
+                    continue
+                if not content:
+                    recipient = ""
                     continue
                 if not await self._answer(writer, "CONTENT", "250 2.0.0 kept"):
                     return
@@ -143,11 +152,19 @@ class SmtpServer:
             words.append((await reader.readline()).decode().strip())
         return " ".join(base64.b64decode(word).decode() for word in words)
 
-    async def _content(self, reader: asyncio.StreamReader) -> bytes:
-        lines = []
+    async def _content(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
+        """None if it hangs up before the end; empty if it has answered by then."""
+        lines: list[bytes] = []
+        answered = False
         while (line := await reader.readuntil(b"\r\n")) != b".\r\n":
             lines.append(line[1:] if line.startswith(b".") else line)
-        return b"".join(lines)
+            if len(lines) % self.middle == 0:
+                await asyncio.sleep(self.middle_seconds)
+                if "MIDDLE" in self.replies and not answered:
+                    answered = True
+                    if not await self._answer(writer, "MIDDLE", ""):
+                        return None
+        return b"" if answered else b"".join(lines)
 
     async def _answer(self, writer: asyncio.StreamWriter, verb: str, usual: str) -> bool:
         reply = self.replies.get(verb, usual)

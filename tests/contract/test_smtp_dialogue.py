@@ -12,7 +12,7 @@ from tests.contract.smtp_server import SmtpServer
 from tests.contract.test_transports import Claim, mail
 from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.mail.outcomes import Failed, Hindered, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
-from worker.sending.transports import smtp, smtp_pool, smtp_session
+from worker.sending.transports import smtp, smtp_pool
 from worker.sending.transports.base import NO_PLACE
 from worker.sending.transports.smtp import SmtpTransport
 from worker.sending.transports.smtp_session import StepSeconds
@@ -118,21 +118,6 @@ async def test_a_reply_that_trickles_for_ever_ends(
     began = time.monotonic()
     assert isinstance(await transport.send(mail(), Claim()), kind)
     assert time.monotonic() - began < 2
-    await transport.close()
-    await peer.stop()
-
-
-async def test_a_server_that_takes_nothing_of_a_big_mail_is_given_up(
-    peer: SmtpPeer, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(smtp_session, "SLOWEST_BYTES_PER_SECOND", 9_000_000)
-    peer.step_seconds = StepSeconds(verdict=0.4)
-    transport = await peer.start(tls)
-    peer.server.takes_nothing = True
-    big = mail(text="x" * 9_000_000)
-    began = time.monotonic()
-    assert isinstance(await transport.send(big, Claim()), Uncertain)
-    assert 1.4 < time.monotonic() - began < 5
     await transport.close()
     await peer.stop()
 

@@ -201,7 +201,7 @@ async def _play(script: Script, tls: ssl.SSLContext) -> None:
     async def password() -> Secret:
         return SECRET
 
-    seconds = StepSeconds(STEP_SECONDS, STEP_SECONDS, STEP_SECONDS, STEP_SECONDS)
+    seconds = StepSeconds(*5 * (STEP_SECONDS,))
     transport = SmtpTransport(
         Server("127.0.0.1", server.port, "me", "me", "plain", True, "host.example.org"), password, step_seconds=seconds
     )

@@ -144,7 +144,8 @@ class SmtpTransport:
                 # With an idempotency key the provider drops the second copy by itself.
                 return Slow(reason, maybe_accepted=True) if self._idempotency else Uncertain(reason)
             case Lost(stage=stage, why=why):
-                problem = f"the connection was lost before the reply to {stage}: {one_line(why)}"
+                step = "the content had left" if stage is Stage.DATA else f"the reply to {stage}"
+                problem = f"the connection was lost before {step}: {one_line(why)}"
                 return Hindered(str(self._server.unavailable(problem)))
 
     async def _without_smtputf8(self, mail: Mail, claim: Claim) -> Outcome:

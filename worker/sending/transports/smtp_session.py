@@ -14,7 +14,9 @@ from typing import cast
 from worker.mail.outcomes import Stage
 
 MAX_REPLY_BYTES = 65_536
-#: A line that takes less than this cuts a mail off.
+#: Content is given in such blocks, so that it shows whether it leaves; most mails are one.
+BLOCK_BYTES = 65_536
+#: What the kernel still holds when the last block has left this process, takes a slow line this time besides.
 SLOWEST_BYTES_PER_SECOND = 10_000
 #: For what is left to say on a connection after a refusal; without an answer it's given up.
 CLEAR_SECONDS = 5.0
@@ -32,6 +34,8 @@ class StepSeconds:
     mail: float = 300.0
     recipient: float = 300.0
     data: float = 120.0
+    #: For each block of the content to leave.
+    block: float = 180.0
     #: After the whole content. Who hangs up sooner gets a mail delivered twice.
     verdict: float = 600.0
 
@@ -104,12 +108,16 @@ class SmtpSession(asyncio.Protocol):
         self._reply_bytes = 0
         self._replies: deque[SmtpReply] = deque()
         self._waiter: asyncio.Future[bool] | None = None
+        #: Set while nothing that was said waits in this process, and by whatever makes waiting for that pointless.
+        self._may_write = asyncio.Event()
+        self._may_write.set()
         #: Whether the mail at hand may have been accepted.
         self.content_began = False
         #: Whether all that was said has been answered, so that the next mail finds the server listening.
         self._clear = True
         self._lost = ""
         transport.set_protocol(self)
+        self._transport.set_write_buffer_limits(high=1, low=0)
 
     @property
     def usable(self) -> bool:
@@ -198,6 +206,12 @@ class SmtpSession(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose(str(exc) if exc else "the server ended the connection")
 
+    def pause_writing(self) -> None:
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        self._may_write.set()
+
     @property
     def _silent(self) -> bool:
         return not (self._replies or self._lines or self._buffer)
@@ -231,16 +245,45 @@ class SmtpSession(asyncio.Protocol):
     async def _give(self, content: bytes) -> Ending:
         if content.startswith(b".") or b"\n." in content:
             content = _DOT_AT_LINE_START.sub(b"..", content)
+        end = b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"
+        last = 0
+        if len(content) > BLOCK_BYTES:
+            last = (len(content) - 1) // BLOCK_BYTES * BLOCK_BYTES
+            for start in range(0, last, BLOCK_BYTES):
+                self._say(content[start : start + BLOCK_BYTES])
+                if not await self._has_left():
+                    return self._cut_off()
         self.content_began = True
-        self._say(content + (b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n"))
-        # How much of it is still on its way isn't told behind TLS: a big mail on a slow line has more time.
-        reply = await self._reply(self._seconds.verdict + len(content) / SLOWEST_BYTES_PER_SECOND)
+        self._say(content[last:] + end)
+        # How much of it the kernel still holds isn't told.
+        slow = len(content) / SLOWEST_BYTES_PER_SECOND if last else 0.0
+        reply = await self._reply(self._seconds.verdict + slow)
         if reply is None:
             return Lost(Stage.CONTENT, self._lost)
         if reply.code // 100 == 3:
             return self._astray(Stage.CONTENT, reply)
         self._clear = reply.code != FAREWELL
         return Accepted(reply) if reply.code < 300 else Refused(Stage.CONTENT, reply)
+
+    async def _has_left(self) -> bool:
+        """Waits until all that was said has left this process. False if it doesn't, or the server has said or done
+        something before."""
+        try:
+            async with asyncio.timeout(self._seconds.block):
+                await self._may_write.wait()
+        except TimeoutError:
+            self._lose(f"nothing of it left within {self._seconds.block:g} s")
+        return not (self._replies or self._lost)
+
+    def _cut_off(self) -> Ending:
+        """The mail's end in the middle of its content: without the dot nothing was accepted."""
+        if not self._replies:
+            return Lost(Stage.DATA, self._lost)
+        reply = self._replies.popleft()
+        if reply.code < 400:
+            return self._astray(Stage.DATA, reply)
+        self._lose("it refused the mail in the middle of its content")
+        return Refused(Stage.CONTENT, reply)
 
     def _astray(self, stage: Stage, reply: SmtpReply) -> Lost:
         self._lose(f"it answers {str(reply)[:80]!r} to {stage}, which is neither yes nor no")
@@ -291,5 +334,6 @@ class SmtpSession(asyncio.Protocol):
             self._wake(True)
 
     def _wake(self, heard: bool) -> None:
+        self._may_write.set()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(heard)
