@@ -186,7 +186,7 @@ class ResendPeer(_HttpPeer):
                 sender=str(body["from"]),
                 reply_to=str(body.get("reply_to", "")),
                 subject=str(body["subject"]),
-                text=str(body["text"]),
+                text=str(body.get("text", "")),
                 html=str(body.get("html", "")),
                 headers={name.lower(): value for name, value in body["headers"].items()},
             )
@@ -227,7 +227,7 @@ class SendGridPeer(_HttpPeer):
                         sender=_join(body["from"]),
                         reply_to=_join(body["reply_to"]) if "reply_to" in body else "",
                         subject=body["subject"],
-                        text=parts["text/plain"],
+                        text=parts.get("text/plain", ""),
                         html=parts.get("text/html", ""),
                         headers={name.lower(): value for name, value in body["headers"].items()},
                     )
@@ -259,7 +259,7 @@ class MailgunPeer(_HttpPeer):
                 sender=form["from"],
                 reply_to=form.get("h:Reply-To", ""),
                 subject=form["subject"],
-                text=form["text"],
+                text=form.get("text", ""),
                 html=form.get("html", ""),
                 headers={name[2:].lower(): value for name, value in form.items() if name.startswith("h:")},
             )

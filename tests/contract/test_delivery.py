@@ -225,6 +225,13 @@ async def test_a_mail_for_which_alone_the_account_is_refused_stops_nobody_for_ev
     assert isinstance(queue.ledger.last("bad"), Failed)
 
 
+async def test_no_text_is_made_where_none_is_wanted(transport: Transport, peer: SmtpPeer) -> None:
+    await Queue(transport, asyncio.Event()).run("with")
+    await Queue(transport, asyncio.Event(), makes_text=False).run("without")
+    assert [arrived.text.strip() for arrived in peer.arrived()] == ["Hello", ""]
+    assert [arrived.html.strip() for arrived in peer.arrived()] == ["<p>Hello</p>"] * 2
+
+
 async def test_a_used_up_account_costs_nobody_anything(transport: Transport, peer: SmtpPeer) -> None:
     queue = Queue(transport, asyncio.Event())
     await queue.run(*(f"before{number}" for number in range(20)))

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from email.utils import parseaddr
 
 import pytest
@@ -91,6 +92,15 @@ async def test_a_mail_without_html_arrives(transport: Transport, peer: Peer) -> 
     assert isinstance(await transport.send(mail(html=""), Claim()), Sent)
     [arrived] = peer.arrived()
     assert arrived.html == ""
+
+
+async def test_a_mail_of_html_alone_arrives(transport: Transport, peer: Peer) -> None:
+    assert isinstance(await transport.send(replace(mail(text=""), makes_text=False), Claim()), Sent)
+    assert isinstance(await transport.send(replace(mail(), makes_text=False), Claim()), Sent)
+    without, with_its_own = peer.arrived()
+    assert (without.text, with_its_own.text.split()) == ("", [".Hallo", ".Zoë"])
+    assert "<p>Hallo Zoë</p>" in without.html
+    assert "<p>Hallo Zoë</p>" in with_its_own.html
 
 
 async def test_a_mail_that_isnt_claimed_doesnt_leave(transport: Transport, peer: Peer) -> None:

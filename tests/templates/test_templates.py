@@ -100,6 +100,7 @@ def test_the_environment_comes_out_as_it_went_in(rendered: Path) -> None:
     assert settings.job_defaults.headers == {**cast(dict[str, str], GOOD["worker_headers"]), "X-Priority": "3"}
     assert (settings.bullmq, settings.name_placeholder) == ("{bull}:mail-queue", True)
     assert (settings.bullmq_keep_completed, settings.bullmq_keep_failed) == (1000, 5000)
+    assert settings.makes_text
     assert settings.concurrency == 5
     assert settings.smtp_implicit_tls
 
@@ -110,6 +111,7 @@ def test_an_empty_queue_switches_bullmq_off(empty: str | None, tmp_path: Path) -
         "worker_bullmq_queue": empty,
         "worker_name_placeholder": False,
         "worker_headers": {},
+        "worker_mail_text_part": "none",
     }
     done = play(HERE / "container.yml", {**GOOD, **variables, "render_to": str(tmp_path)}, tmp_path)
     assert done.returncode == 0, done.stdout
@@ -119,3 +121,4 @@ def test_an_empty_queue_switches_bullmq_off(empty: str | None, tmp_path: Path) -
         assert settings.bullmq == ""
         assert not settings.name_placeholder
         assert settings.job_defaults.headers == {}
+        assert not settings.makes_text

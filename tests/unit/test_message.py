@@ -1,5 +1,6 @@
 """Mails: read back with the standard library's parser, which the builder doesn't use."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -62,6 +63,17 @@ def test_a_job_without_html_is_plain_text() -> None:
     message = parsed(mail_of(html="", text="Only text"))
     assert message.get_content_type() == "text/plain"
     assert str(message.get_content()).strip() == "Only text"
+
+
+def test_html_alone_where_no_text_is_made() -> None:
+    message = parsed(replace(mail_of(), makes_text=False))
+    assert message.get_content_type() == "text/html"
+    assert str(message.get_content()).strip() == JOB["html"]
+    # What was queued stays.
+    own = parsed(replace(mail_of(text="Own words\n"), makes_text=False))
+    assert (own.get_content_type(), body_of(own, "plain")) == ("multipart/alternative", "Own words\n")
+    only = parsed(replace(mail_of(html="", text="Only text"), makes_text=False))
+    assert only.get_content_type() == "text/plain"
 
 
 def test_unsubscribing_with_one_click() -> None:

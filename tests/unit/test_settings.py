@@ -99,6 +99,7 @@ def test_all_mistakes_come_at_once() -> None:
         ("SMTP_HELO_NAME", "mail1.example.com RCPT", "a full host name"),
         ("MAIL_FROM", "nobody", "MAIL_FROM isn't one mail address"),
         ("LOG_LEVEL", "loud", "must be one of"),
+        ("MAIL_TEXT_PART", "off", "MAIL_TEXT_PART is 'off', but must be one of auto, none: set MAIL_TEXT_PART in"),
         ("SUPABASE_RECIPIENTS_TABLE", "a b", "plain name"),
     ],
 )

@@ -75,6 +75,8 @@ class Settings:
     #: What jobs get that don't say it themselves; BullMQ's have their own placeholder for a name besides.
     job_defaults: Defaults
     name_placeholder: bool
+    #: Whether a text part is made for jobs that have HTML alone.
+    makes_text: bool
     #: Empty: there's no such queue.
     bullmq_queue: str
     bullmq_prefix: str
@@ -190,6 +192,7 @@ def _read(reader: "_Reader") -> Settings:
             sender=_sender(reader), reply_to=reader.address("MAIL_REPLY_TO"), headers=reader.headers("MAIL_HEADERS")
         ),
         name_placeholder=reader.choice("MAIL_NAME_PLACEHOLDER", "on", ("on", "off")) == "on",
+        makes_text=reader.choice("MAIL_TEXT_PART", "auto", ("auto", "none")) == "auto",
         bullmq_queue=reader.queue_name("BULLMQ_QUEUE", "mail-queue"),
         bullmq_prefix=reader.queue_name("BULLMQ_PREFIX", "bull", colon=True) or "bull",
         bullmq_keep_completed=reader.integer("BULLMQ_KEEP_COMPLETED", default=1000, low=0, high=1_000_000),

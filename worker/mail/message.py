@@ -27,6 +27,8 @@ class Mail:
     job: Job
     message_id: str
     date: datetime
+    #: Whether a text part is made for a job that has HTML alone.
+    makes_text: bool = True
 
     @property
     def sender(self) -> str:
@@ -51,8 +53,8 @@ class Mail:
 
     @cached_property
     def text(self) -> str:
-        """The text part; made from the HTML when the job has none."""
-        if self.job.text:
+        """The text part; made from the HTML when the job has none. Empty is none."""
+        if self.job.text or not self.makes_text:
             return self.job.text
         if self.job.html_template:
             # The HTML parser would have taken several blanks for one.
@@ -84,14 +86,15 @@ def message_id(job: Job, fallback: str) -> str:
     return f"<{hashlib.sha256(identity.encode()).hexdigest()[:32]}@{job.sender.domain}>"
 
 
-def build_mail(job: Job, identity: str, *, date: datetime | None = None) -> Mail:
+def build_mail(job: Job, identity: str, *, date: datetime | None = None, makes_text: bool = True) -> Mail:
     """The mail of a job.
 
     Args:
         identity: see `message_id`.
         date: for the Date header; now by default.
+        makes_text: see `Mail`.
     """
-    return Mail(job, message_id(job, identity), date or datetime.now(UTC))
+    return Mail(job, message_id(job, identity), date or datetime.now(UTC), makes_text)
 
 
 def _data(mail: Mail) -> bytes:
@@ -114,6 +117,8 @@ def _data(mail: Mail) -> bytes:
 def _body(mail: Mail) -> bytes:
     if not mail.job.html:
         return _part("plain", mail.text)
+    if not mail.text:
+        return _part("html", mail.job.html)
     # `=_` can't occur in quoted-printable or base64 (RFC 2045, 6.7).
     boundary = f"=_{mail.message_id[1:25]}"
     delimiter = f"--{boundary}\r\n".encode()

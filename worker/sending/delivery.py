@@ -136,6 +136,8 @@ class Options:
     #: A mail is given up when the reply to it was lost so often: each may be a copy.
     max_attempts: int
     hold_uncertain: bool = False
+    #: See `Mail`.
+    makes_text: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ class Delivery:
             redis.RedisError: the mail wasn't claimed; the message must come back.
         """
         entry = Entry(job.campaign_id, job.subscriber_id, queued.identity, queued.job)
-        mail = build_mail(job, queued.identity)
+        mail = build_mail(job, queued.identity, makes_text=self._options.makes_text)
         longest = LONGEST_HELD_SECONDS if queued.job is None else LONGEST_LOCKED_SECONDS
         held_until = asyncio.get_running_loop().time() + longest
         while True:

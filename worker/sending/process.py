@@ -92,6 +92,7 @@ async def _run(settings: Settings) -> None:
             retry_hours=settings.retry_hours,
             max_attempts=settings.max_attempts,
             hold_uncertain=settings.hold_uncertain,
+            makes_text=settings.makes_text,
         ),
     )
     broker = MailBroker(connect(settings.redis_url))

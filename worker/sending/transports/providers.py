@@ -84,9 +84,10 @@ class Resend:
             "from": _mailbox(job.sender),
             "to": [_mailbox(job.to)],
             "subject": job.subject,
-            "text": mail.text,
             "headers": {**mail.headers, "Message-ID": mail.message_id},
         }
+        if mail.text:
+            body["text"] = mail.text
         if job.html:
             body["html"] = job.html
         if job.reply_to is not None:
@@ -149,7 +150,8 @@ class SendGrid:
     def request(self, mail: Mail) -> Request:
         """See `Provider.request`."""
         job = mail.job
-        content = [{"type": "text/plain", "value": mail.text}]
+        # It wants the text first.
+        content = [{"type": "text/plain", "value": mail.text}] if mail.text else []
         if job.html:
             content.append({"type": "text/html", "value": job.html})
         body: dict[str, object] = {
@@ -224,10 +226,11 @@ class Mailgun:
             "from": _mailbox(job.sender),
             "to": _mailbox(job.to),
             "subject": job.subject,
-            "text": mail.text,
             "h:Message-Id": mail.message_id,
             **{f"h:{name}": value for name, value in mail.headers.items()},
         }
+        if mail.text:
+            form["text"] = mail.text
         if job.html:
             form["html"] = job.html
         if job.reply_to is not None:
