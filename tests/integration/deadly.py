@@ -1,22 +1,20 @@
-"""`mail-worker`, in which the mail with the subject `deadly` kills its process while it's built, as a fault in a parser
-of C would."""
+"""`mail-worker`, in which HTML with `deadly` in it kills its process when its text part is made, as a fault in the
+parser of HTML, which is C, would."""
 
 import os
 import signal
 import sys
 
 from worker import cli
-from worker.mail.jobs import Job
-from worker.mail.message import Mail, build_mail
-from worker.sending import checking, delivery
+from worker.mail import message
+from worker.mail.text import text_of_campaign
 
 
-def build_or_die(job: Job, identity: str) -> Mail:
-    if job.subject == "deadly":
+def text_or_death(html: str) -> str:
+    if "deadly" in html:
         os.kill(os.getpid(), signal.SIGKILL)
-    return build_mail(job, identity)
+    return text_of_campaign(html)
 
 
-# Where mails are built.
-vars(delivery)["build_mail"] = vars(checking)["build_mail"] = build_or_die
+vars(message)["text_of_campaign"] = text_or_death
 sys.exit(cli.main())

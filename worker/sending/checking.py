@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
 from worker.mail.jobs import Defaults, Job, parse_job, recipient_key
-from worker.mail.message import build_mail
 from worker.queue.control import AsyncControl
 from worker.sending.delivery import Parked
 
@@ -29,14 +28,6 @@ class Checker:
     def __init__(self, control: AsyncControl, defaults: Defaults) -> None:
         self._control = control
         self._defaults = defaults
-
-    def rehearse(self, raw: object) -> None:
-        """Builds a job's mail and throws it away.
-
-        Raises:
-            InvalidJob: it can't become one.
-        """
-        build_mail(parse_job(raw, self._defaults), "rehearsal")
 
     async def __call__(self, raw: object) -> Job | Unclear | Parked:
         """Checks a job.

@@ -183,7 +183,7 @@ class Delivery:
             redis.RedisError: the mail wasn't claimed; the message must come back.
         """
         entry = Entry(job.campaign_id, job.subscriber_id, queued.identity, queued.job)
-        mail = build_mail(job, queued.identity, makes_text=self._options.makes_text)
+        mail = self._mail(job, queued.identity)
         longest = LONGEST_HELD_SECONDS if queued.job is None else LONGEST_LOCKED_SECONDS
         held_until = asyncio.get_running_loop().time() + longest
         while True:
@@ -246,6 +246,14 @@ class Delivery:
                     losses = queued.losses + isinstance(outcome, Uncertain)
                     return replace(disposition, losses=losses)
                 return disposition
+
+    def rehearse(self, job: Job) -> None:
+        """Builds its mail, whole, and throws it away."""
+        mail = self._mail(job, "rehearsal")
+        _ = mail.text, mail.data
+
+    def _mail(self, job: Job, identity: str) -> Mail:
+        return build_mail(job, identity, makes_text=self._options.makes_text)
 
     async def _try(self, mail: Mail, attempt: "_Attempt") -> Outcome:
         outcome = await self._transport.send(mail, attempt.claim)

@@ -16,6 +16,7 @@ from worker.base.redis_client import connect, connect_async, explain
 from worker.base.settings import Settings
 from worker.base.tasks import cancel
 from worker.ledger.ledger import LedgerOptions, RedisLedger
+from worker.mail.jobs import parse_job
 from worker.queue.beater import Rhythm
 from worker.queue.broker import MailBroker
 from worker.queue.bullmq import LISTEN_SECONDS, BullQueue, worker_client_name
@@ -96,8 +97,7 @@ async def _run(settings: Settings) -> None:
         ),
     )
     broker = MailBroker(connect(settings.redis_url))
-    check = Checker(control, settings.job_defaults)
-    declare_actors(broker, check, delivery.deliver, delivery.fail)
+    declare_actors(broker, Checker(control, settings.job_defaults), delivery.deliver, delivery.fail)
     listening_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=LISTEN_SECONDS + 10)
     bull_queue = BullQueue(client, listening_client, settings.bullmq, process)
     sent_rows = SupabaseSentRows(settings)
@@ -120,7 +120,7 @@ async def _run(settings: Settings) -> None:
         describe=lambda: Process(
             name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
         ),
-        build=check.rehearse,
+        build=lambda raw: delivery.rehearse(parse_job(raw, settings.job_defaults)),
         jobs=_jobs(settings, bull_queue, delivery, control, sent_rows) if settings.bullmq else None,
     )
     logger.info(
@@ -148,10 +148,10 @@ async def _run(settings: Settings) -> None:
 def _jobs(
     settings: Settings, queue: BullQueue, delivery: Delivery, control: AsyncControl, sent_rows: SupabaseSentRows
 ) -> Jobs:
-    check = Checker(control, replace(settings.job_defaults, name_placeholder=settings.name_placeholder))
+    defaults = replace(settings.job_defaults, name_placeholder=settings.name_placeholder)
     keep_completed, keep_failed = Keep(settings.bullmq_keep_completed), Keep(settings.bullmq_keep_failed)
-    work = BullJobs(delivery, settings.bullmq, check, sent_rows, keep_completed, keep_failed)
-    return Jobs(queue, work, check.rehearse)
+    work = BullJobs(delivery, settings.bullmq, Checker(control, defaults), sent_rows, keep_completed, keep_failed)
+    return Jobs(queue, work, lambda raw: delivery.rehearse(parse_job(raw, defaults)))
 
 
 async def _announce(stopping: asyncio.Event, settings: Settings) -> None:
