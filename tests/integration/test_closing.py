@@ -34,6 +34,7 @@ class Recording:
     def step(self) -> None:
         self.writer.write(self.outbox.new(1000, 1))
         self.campaigns.close_complete()
+        self.campaigns.forget_ledgers()
 
 
 @pytest.fixture
@@ -195,9 +196,8 @@ def age(queue: redis.Redis, campaign_id: str, days: float) -> None:
 
 
 def test_a_ledger_goes_a_week_after_its_campaigns_end(
-    make_campaign: MakeCampaign, recording: Recording, queue: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    make_campaign: MakeCampaign, recording: Recording, queue: redis.Redis
 ) -> None:
-    monkeypatch.setattr(closing, "FORGET_EVERY_SECONDS", 0.0)
     campaign = make_campaign(20)
     was_sent(queue, campaign)
     recording.step()
@@ -218,9 +218,8 @@ def test_a_ledger_goes_a_week_after_its_campaigns_end(
 
 @pytest.mark.parametrize("state", ["open", "cancelled", "put aside"])
 def test_the_ledger_of_a_campaign_that_may_go_on_stays_longer(
-    make_campaign: MakeCampaign, recording: Recording, queue: redis.Redis, monkeypatch: pytest.MonkeyPatch, state: str
+    make_campaign: MakeCampaign, recording: Recording, queue: redis.Redis, state: str
 ) -> None:
-    monkeypatch.setattr(closing, "FORGET_EVERY_SECONDS", 0.0)
     campaign = make_campaign(2)
     mark_sent(queue, Entry(campaign.id, campaign.subscriber_ids[0], ""))
     recording.step()

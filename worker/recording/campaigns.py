@@ -24,7 +24,6 @@ LOOK_AGAIN_SECONDS = 60.0
 LEDGER_KEPT_SECONDS = 7 * 86_400
 #: Of a campaign that was put aside or cancelled, which may go on: just before it would expire.
 UNFINISHED_LEDGER_KEPT_SECONDS = LEDGER_SECONDS - 86_400
-FORGET_EVERY_SECONDS = 3600.0
 FORGET_AT_ONCE = 1000
 #: An open campaign's ledger is kept for as long as it's open.
 RENEW_SECONDS = 86_400.0
@@ -71,7 +70,6 @@ class Campaigns:
         self._database = database
         self._uncertain = UncertainMails(client)
         self._forget = client.register_script(script("clock", "forget"))
-        self._forget_at = 0.0
         self._looks: dict[str, _Look] = {}
         self._troubles = Troubles()
         self._parked: set[str] = set()
@@ -114,7 +112,6 @@ class Campaigns:
         self._looks = {campaign: look for campaign, look in self._looks.items() if campaign in open_campaigns}
         for campaign_id in open_campaigns:
             self._try(campaign_id, self._look_at)
-        self.forget_ledgers()
         if self._watch_closed():
             return LOOK_AT_CLOSED_SECONDS
         return LOOK_AT_OPEN_SECONDS if open_campaigns else LOOK_FOR_OPEN_SECONDS
@@ -186,10 +183,7 @@ class Campaigns:
         pipeline.zadd(keys.LEDGERS, {campaign_id: (time.time() + RENEW_SECONDS) * 1000})
 
     def forget_ledgers(self) -> None:
-        """Removes the ledgers of campaigns that have ended, now and then."""
-        if time.monotonic() < self._forget_at:
-            return
-        self._forget_at = time.monotonic() + FORGET_EVERY_SECONDS
+        """Removes the ledgers of campaigns that have ended a while ago."""
         kept_seconds = (LEDGER_SECONDS, LEDGER_KEPT_SECONDS, UNFINISHED_LEDGER_KEPT_SECONDS)
         self._forget(
             keys=[keys.LEDGERS, keys.OPEN_CAMPAIGNS, keys.PARKED_CAMPAIGNS, keys.CONTROL],

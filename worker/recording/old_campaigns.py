@@ -9,7 +9,6 @@ from worker.base import keys
 from worker.base.redis_client import script
 from worker.ledger.ledger import LEDGER_SECONDS
 
-FORGET_EVERY_SECONDS = 3600.0
 AT_ONCE = 100
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from worker.ledger.outbox import Outbox, Result
 from worker.queue.processes import Heartbeat, process_name
 from worker.recording.campaigns import Campaigns
 from worker.recording.database import SupabaseDatabase
-from worker.recording.old_campaigns import FORGET_EVERY_SECONDS, OldCampaigns
+from worker.recording.old_campaigns import OldCampaigns
 from worker.recording.results import MOST_AT_ONCE, ResultWriter
 
 #: Results that come within this time share requests.
@@ -23,6 +23,7 @@ GATHER_SECONDS = 0.5
 IDLE_WAIT_MS = 110_000
 SOCKET_TIMEOUT_SECONDS = 125.0
 ABANDONED_EVERY_SECONDS = 110.0
+FORGET_EVERY_SECONDS = 3600.0
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 30.0
 
@@ -81,6 +82,7 @@ class Recorder:
                     self._next_campaigns = time.monotonic() + self._campaigns.close_complete()
                 if time.monotonic() >= self._next_forgetting:
                     self._next_forgetting = time.monotonic() + FORGET_EVERY_SECONDS
+                    self._campaigns.forget_ledgers()
                     self._old.forget()
                 self._backoff_seconds = FIRST_BACKOFF_SECONDS
             except DatabaseUnavailable as error:
