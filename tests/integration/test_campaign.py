@@ -42,6 +42,7 @@ def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
         keys.COMMANDS,
         keys.CLOSED_CAMPAIGNS,
         keys.CLOCK,
+        keys.AWAKE,
         keys.LEDGERS,
         keys.ledger(campaign.id),
         keys.counts(campaign.id),
