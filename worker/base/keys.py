@@ -140,7 +140,7 @@ def window(name: str, milliseconds: int) -> str:
 
 
 def same_words(name: str, words: str) -> str:
-    """HASH about one reply that different recipients of an account get; see lua/account.lua."""
+    """HASH about one reply that different recipients of an account get; see lua/same_words.lua."""
     return f"mail:account:{name}:words:{words}"
 
 

@@ -26,7 +26,7 @@ def _keys(name: str) -> list[str]:
 
 def resume_account(client: "redis.Redis", name: str) -> None:
     """What `Account.resume` does, for a command."""
-    client.register_script(script("clock", "account"))(keys=_keys(name), args=["resume", ""])
+    client.register_script(script("clock", "pace", "same_words", "account"))(keys=_keys(name), args=["resume", ""])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Account:
         self._credentials = credentials
         self._keys = _keys(name)
         self._reported, self._reported_at = "", 0.0
-        self._script = client.register_script(script("clock", "account"))
+        self._script = client.register_script(script("clock", "pace", "same_words", "account"))
 
     async def slow_down(self, after_ms: int) -> None:
         """The provider wants less speed, and says nothing or when to come back."""
