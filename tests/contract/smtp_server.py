@@ -39,6 +39,8 @@ class SmtpServer:
     before_replies: bytes = b""
     #: Seconds between the lines of `blanks`.
     blank_seconds: float = 0.0
+    #: Connections, counted from 1, which it accepts and never greets.
+    never_greeted: set[int] = field(default_factory=set)
     #: How many mails it takes on a connection before it says `full` and hangs up; 0 is no limit.
     mails_per_connection: int = 0
     full: str = "421 4.7.0 too many messages in this connection"
@@ -77,6 +79,8 @@ class SmtpServer:
         self._writers.add(writer)
         self.most_at_once = max(self.most_at_once, len(self._writers))
         try:
+            if self.connections in self.never_greeted:
+                await reader.read()
             if not await self._answer(writer, "GREETING", "220 here"):
                 return
             await self._converse(reader, writer)

@@ -12,7 +12,7 @@ from tests.contract.smtp_server import SmtpServer
 from tests.contract.test_transports import Claim, mail
 from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.mail.outcomes import Failed, Hindered, NotClaimed, Outcome, Retry, SenderRefused, Sent, Slow, Uncertain
-from worker.sending.transports import smtp, smtp_pool
+from worker.sending.transports import smtp, smtp_login, smtp_pool
 from worker.sending.transports.base import NO_PLACE
 from worker.sending.transports.smtp import SmtpTransport
 from worker.sending.transports.smtp_session import StepSeconds
@@ -269,3 +269,16 @@ async def test_a_cancelled_try_leaves_no_connection_behind(transport: SmtpTransp
     assert transport._pool.open == 0
     server.replies = {}
     assert isinstance(await transport.send(mail(), Claim()), Sent)
+
+
+async def test_a_connection_that_is_never_greeted_holds_no_mail_up(
+    transport: SmtpTransport, server: SmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp_login, "CONNECT_TIMEOUT_SECONDS", 3600.0)
+    server.never_greeted = {3}
+    server.delays["CONTENT"] = 0.2
+    await transport.send(mail(), Claim())
+    async with asyncio.timeout(60):
+        outcomes = await asyncio.gather(*(transport.send(mail(), Claim()) for _ in range(8)))
+    assert [type(outcome) for outcome in outcomes] == [Sent] * 8
+    assert transport._pool.open <= 8

@@ -60,6 +60,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._line: deque[asyncio.Future[Connection]] = deque()
         self._place_left = asyncio.Event()
+        self._opening: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
         #: Connections that are logged in, and with those that are being opened.
         self._logged_in = 0
@@ -79,8 +80,9 @@ class Pool:
         return self._open
 
     async def take(self, *, fresh: bool = False) -> Connection:
-        """A connection for one mail, which has to be given back or dropped. If none may be opened, mails wait for those
-        that there are, in the order in which they came.
+        """A connection for one mail, which has to be given back or dropped. Whatever comes first serves the mail that
+        has waited longest: one that is opened for it, or one that another mail gives back. So a connection that stalls
+        while it's opened holds no mail up where there are others.
 
         Args:
             fresh: rather a new one than one that has idled.
@@ -91,24 +93,22 @@ class Pool:
         """
         if not fresh and (idle := self._take_idle()):
             return idle
-        if not self._line:
-            with contextlib.suppress(_NoPlace):
-                return await self._connect()
-            # One may have been given back while the fleet was asked.
-            if idle := self._take_idle():
-                return idle
-        return await self._stand_in_line()
+        waiting: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        self._line.append(waiting)
+        if (self._asking is None or self._asking.done()) and len(self._opening) < len(self._line):
+            opening = asyncio.create_task(self._open_one())
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+        return await self._stand_in_line(waiting)
 
     def give_back(self, connection: Connection) -> None:
         """Whoever has waited longest gets it, if it's still good for a mail."""
         if connection.mails >= self._mails_per_connection or not connection.session.usable:
             self.drop(connection)
             return
-        while self._line:
-            waiting = self._line.popleft()
-            if not waiting.done():
-                waiting.set_result(connection)
-                return
+        if waiting := self._first_in_line():
+            waiting.set_result(connection)
+            return
         shared = self._connections is not None and self._connections.limited
         seconds = SHARED_IDLE_SECONDS if shared else IDLE_SECONDS
         connection.expiry = asyncio.get_running_loop().call_later(seconds, self._expire, connection)
@@ -133,8 +133,8 @@ class Pool:
 
     async def close(self) -> None:
         """Says QUIT on every connection; a server that doesn't answer within a second isn't waited for."""
-        if self._asking is not None:
-            self._asking.cancel()
+        for task in (*self._opening, *filter(None, [self._asking])):
+            task.cancel()
         for connection in list(self._idle):
             self._expire(connection)
         # Those that say goodbye, and then the counts that they tell.
@@ -198,21 +198,32 @@ class Pool:
         self._logged_in += 1
         return Connection(session)
 
-    async def _stand_in_line(self) -> Connection:
-        waiting: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
-        self._line.append(waiting)
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask_on())
+    async def _open_one(self) -> None:
         try:
-            await asyncio.wait((waiting,), timeout=LONGEST_WAIT_SECONDS)
+            connection = await self._connect()
+        except _NoPlace:
+            if self._line and (self._asking is None or self._asking.done()):
+                self._asking = asyncio.create_task(self._ask_on())
+        except Exception as error:
+            if waiting := self._first_in_line():
+                waiting.set_exception(error)
+        else:
+            self.give_back(connection)
+
+    async def _stand_in_line(self, waiting: "asyncio.Future[Connection]") -> Connection:
+        try:
+            # Until the first one works, or has failed, there's nothing else to wait for.
+            while not waiting.done() and (await asyncio.wait((waiting,), timeout=LONGEST_WAIT_SECONDS))[1]:
+                if self._logged_in or not self._opening:
+                    break
         except asyncio.CancelledError:
             if waiting.done() and not waiting.exception():
                 self.give_back(waiting.result())
-            waiting.cancel()
+            self._leave_line(waiting)
             raise
         if waiting.done():
             return waiting.result()
-        waiting.cancel()
+        self._leave_line(waiting)
         # With connections of its own the process has work: this mail alone goes back.
         raise NoConnectionYet(0 if self._logged_in else int(ASK_SECONDS * 1000))
 
@@ -228,12 +239,16 @@ class Pool:
                         await self._place_left.wait()
             except Exception as error:
                 # Whatever it is, those who wait for it are told.
-                line, self._line = self._line, deque()
-                for waiting in line:
-                    if not waiting.done():
-                        waiting.set_exception(error)
-            while self._line and self._line[0].done():
-                self._line.popleft()
+                while waiting := self._first_in_line():
+                    waiting.set_exception(error)
+
+    def _first_in_line(self) -> "asyncio.Future[Connection] | None":
+        return self._line.popleft() if self._line else None
+
+    def _leave_line(self, waiting: "asyncio.Future[Connection]") -> None:
+        with contextlib.suppress(ValueError):  # It was served.
+            self._line.remove(waiting)
+        waiting.cancel()
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
