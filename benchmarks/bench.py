@@ -37,7 +37,7 @@ class Sink:
     port: int
 
     def ask(self, command: str) -> dict[str, float]:
-        """`report` or `arrived`; see sink.py."""
+        """`report`, `arrived` or `stall`; see sink.py."""
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
             raise RuntimeError("the sink has no pipes")

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import psycopg
 
-from benchmarks.bench import Bench, bench
+from benchmarks.bench import Bench, Sink, bench
+from benchmarks.processes import start
 from demo.campaign import Campaign
 from worker.base import keys
 from worker.queue.producer import enqueue, read_jobs
@@ -23,7 +24,7 @@ PATIENCE_SECONDS = 300.0
 #: What the issue allows.
 AT_MOST = 1.2
 
-Bad = Callable[[Bench, Campaign], AbstractContextManager[None]]
+Bad = Callable[[Bench, Campaign, Sink], AbstractContextManager[None]]
 
 
 def jobs_of(setup: Bench, campaign: Campaign) -> list[dict[str, object]]:
@@ -44,7 +45,7 @@ def queue(setup: Bench, jobs: list[dict[str, object]]) -> None:
 
 
 @contextmanager
-def a_row_that_a_trigger_refuses(setup: Bench, good: Campaign) -> Iterator[None]:
+def a_row_that_a_trigger_refuses(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
     """One of the good campaign's own."""
     with psycopg.connect(setup.services.database_url, autocommit=True) as connection:
         connection.execute(
@@ -59,14 +60,14 @@ def a_row_that_a_trigger_refuses(setup: Bench, good: Campaign) -> Iterator[None]
 
 
 @contextmanager
-def a_campaign_that_no_row_can_have(setup: Bench, good: Campaign) -> Iterator[None]:
+def a_campaign_that_no_row_can_have(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
     """Fifty mails whose campaign's id is no UUID."""
     queue(setup, [{**job, "campaignId": "spring-sale"} for job in jobs_of(setup, Campaign.invent(50))])
     yield
 
 
 @contextmanager
-def a_paused_campaign(setup: Bench, good: Campaign) -> Iterator[None]:
+def a_paused_campaign(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
     """A thousand mails that wait for their operator."""
     other = Campaign.invent(1000)
     setup.client.hset(keys.CONTROL, other.id, "paused:by an operator")
@@ -75,7 +76,7 @@ def a_paused_campaign(setup: Bench, good: Campaign) -> Iterator[None]:
 
 
 @contextmanager
-def recipients_under_whom_the_server_hangs_up(setup: Bench, good: Campaign) -> Iterator[None]:
+def recipients_under_whom_the_server_hangs_up(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
     """Ten, refused with 550 and a cut."""
     jobs = jobs_of(setup, Campaign.invent(10))
     queue(setup, [{**job, "to": str(job["to"]).replace("reader-", "hangs-up-")} for job in jobs])
@@ -83,7 +84,7 @@ def recipients_under_whom_the_server_hangs_up(setup: Bench, good: Campaign) -> I
 
 
 @contextmanager
-def jobs_that_are_none(setup: Bench, good: Campaign) -> Iterator[None]:
+def jobs_that_are_none(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
     """Rubbish, a job without a recipient, and 4 MB of tags."""
     setup.client.hset(keys.MESSAGES, "rubbish", b"\xff{")
     setup.client.rpush(keys.WAITING, "rubbish", "not there")
@@ -93,7 +94,7 @@ def jobs_that_are_none(setup: Bench, good: Campaign) -> Iterator[None]:
 
 
 @contextmanager
-def a_process_that_died(setup: Bench, good: Campaign) -> Iterator[None]:
+def a_process_that_died(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
     """It had fetched twenty mails of another campaign."""
     ids = [f"dead-{number}" for number in range(20)]
     setup.client.sadd(keys.fetched("dead"), *ids)
@@ -102,12 +103,48 @@ def a_process_that_died(setup: Bench, good: Campaign) -> Iterator[None]:
 
 
 @contextmanager
-def a_clock_that_was_set_back(setup: Bench, good: Campaign) -> Iterator[None]:
+def a_clock_that_was_set_back(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
     """By an hour: the last time that was seen lies ahead."""
     setup.client.hset(keys.CLOCK, "last", str(int(time.time() * 1000) + 3_600_000))
     yield
 
 
+@contextmanager
+def a_connection_that_is_never_greeted(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
+    """The second one of the worker's."""
+    sink.ask("stall")
+    yield
+
+
+@contextmanager
+def one_more_worker(setup: Bench, hours_ahead: float) -> Iterator[None]:
+    """Of another host, whose clock may be wrong."""
+    command = [sys.executable, "-m", "benchmarks.wrong_clock", str(hours_ahead), "run"]
+    worker = start(command, setup.environment(CONCURRENCY, LOG_LEVEL="INFO"), setup.directory / "wrong-clock.log")
+    setup.started.append(worker)
+    try:
+        worker.wait_for("mails at once")
+        yield
+    finally:
+        worker.stop()
+
+
+@contextmanager
+def a_host_whose_clock_is_right(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
+    """What the next one is compared with."""
+    with one_more_worker(setup, 0):
+        yield
+
+
+@contextmanager
+def a_host_whose_clock_is_ahead(setup: Bench, good: Campaign, sink: Sink) -> Iterator[None]:
+    """By an hour."""
+    with one_more_worker(setup, 1):
+        yield
+
+
+#: What a kind is compared with, if not with nothing.
+GOOD: dict[str, Bad] = {"host clock": a_host_whose_clock_is_right}
 KINDS: dict[str, Bad] = {
     "row": a_row_that_a_trigger_refuses,
     "campaign": a_campaign_that_no_row_can_have,
@@ -115,7 +152,9 @@ KINDS: dict[str, Bad] = {
     "recipient": recipients_under_whom_the_server_hangs_up,
     "job": jobs_that_are_none,
     "process": a_process_that_died,
-    "clock": a_clock_that_was_set_back,
+    "connection": a_connection_that_is_never_greeted,
+    "host clock": a_host_whose_clock_is_ahead,
+    "Redis's clock": a_clock_that_was_set_back,
 }
 
 
@@ -125,7 +164,7 @@ def seconds_for(setup: Bench, recipients: int, bad: Bad | None) -> float:
     good = Campaign.invent(recipients)
     good.insert(setup.services.database_url)
     jobs = jobs_of(setup, good)
-    with setup.sink(DELAY_MS), bad(setup, good) if bad else nullcontext():
+    with setup.sink(DELAY_MS) as sink, bad(setup, good, sink) if bad else nullcontext():
         # A bad row is one of the good ones' own.
         wanted = recipients - (bad is a_row_that_a_trigger_refuses)
         processes = setup.start("ours", CONCURRENCY)
@@ -161,13 +200,16 @@ def main() -> int:
     with bench() as setup:
         for name in options.only.split(","):
             pairs = [
-                (seconds_for(setup, options.recipients, None), seconds_for(setup, options.recipients, KINDS[name]))
+                (
+                    seconds_for(setup, options.recipients, GOOD.get(name)),
+                    seconds_for(setup, options.recipients, KINDS[name]),
+                )
                 for _ in range(options.rounds)
             ]
             without, beside = (statistics.median(column) for column in zip(*pairs, strict=True))
             worst = max(worst, beside / without)
             print(
-                f"{name:<10} without {without:5.2f} s, beside it {beside:5.2f} s: {beside / without:.2f}×", flush=True
+                f"{name:<13} without {without:5.2f} s, beside it {beside:5.2f} s: {beside / without:.2f}×", flush=True
             )
     return 1 if worst > AT_MOST else 0
 

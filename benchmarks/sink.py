@@ -1,6 +1,7 @@
 """An SMTP server that takes mails as fast as it can, or after a while, and counts them: the same one for all peers.
 
-A recipient `hangs-up-…@` is refused, and the connection ended. TLS from the first byte or none, AUTH PLAIN and LOGIN
+A recipient `hangs-up-…@` is refused, and the connection ended; the connection after the next one is never greeted once
+it was told `stall`. TLS from the first byte or none, AUTH PLAIN and LOGIN
 with any password, PIPELINING. It answers lines on stdin in JSON.
 """
 
@@ -24,6 +25,8 @@ class Counter:
         self.times: list[float] = []
         self.arrived: dict[str, float] = {}
         self.connections = 0
+        #: The number of a connection that is never greeted.
+        self.stalls = 0
 
 
 class Sink(asyncio.Protocol):
@@ -40,7 +43,8 @@ class Sink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._counter.connections += 1
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self._transport.write(b"220 sink\r\n")
+        if self._counter.connections != self._counter.stalls:
+            self._transport.write(b"220 sink\r\n")
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -119,6 +123,10 @@ async def serve(options: argparse.Namespace) -> None:
     while line := (await reader.readline()).strip():
         if line == b"arrived":
             print(json.dumps(counter.arrived), flush=True)
+        elif line == b"stall":
+            # Not the next one: until one has worked, a process tries no second one.
+            counter.stalls = counter.connections + 2
+            print(json.dumps({}), flush=True)
         else:
             usage = resource.getrusage(resource.RUSAGE_SELF)
             times = counter.times
