@@ -9,9 +9,9 @@ import redis
 from demo.tally import tally
 from testbed.podman import podman
 from testbed.services import Services
+from testbed.tcp_proxy import Proxy
 from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
-from tests.integration.tcp_proxy import Proxy
 
 REPLICA_PORT = 6390
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from testbed.services import Services
-from tests.integration.tcp_proxy import Proxy
+from testbed.tcp_proxy import Proxy
 from worker.base import keys
 from worker.base.redis_client import REQUEST_BYTES, connect, connect_async
 from worker.base.settings import Secret
