@@ -1,5 +1,5 @@
 """A campaign through everything that breaks at once: processes killed, Redis restarted, Supabase away, an SMTP server
-that drops, stalls and refuses at random, also after it has accepted a mail.
+that drops, stalls, refuses and hangs up at random, also after it has accepted a mail.
 
 .venv/bin/python -m benchmarks.chaos [--recipients 10000] [--processes 4] [--rate 100/s] [--hold]
 """
@@ -54,6 +54,7 @@ class Verdict:
     unique: int = 0
     rows_sent: int = 0
     failed: int = 0
+    failed_unrefused: int = 0
     uncertain: int = 0
     held: int = 0
     doubles: int = 0
@@ -70,9 +71,11 @@ class Verdict:
     @property
     def good(self) -> bool:
         """Whether every promise held."""
-        return not (self.doubles_not_listed or self.unaccounted or self.sent_without_row or self.over_the_limit) and (
-            self.closed == 1 and self.status == "sent"
+        broken = (
+            *(self.doubles_not_listed, self.unaccounted, self.sent_without_row, self.over_the_limit),
+            self.failed_unrefused,
         )
+        return not any(broken) and self.closed == 1 and self.status == "sent"
 
 
 class Chaos:
@@ -83,6 +86,7 @@ class Chaos:
         self._plan = plan
         self._random = random.Random(plan.seed)
         self._accepted = setup.directory / "accepted.jsonl"
+        self._refused = setup.directory / "refused.jsonl"
         self._workers: list[Measured] = []
         self._recorders: list[Measured] = []
         self._logs: list[Path] = []
@@ -104,6 +108,7 @@ class Chaos:
                 f"--port={SINK_PORT}",
                 f"--certificate={setup.directory / 'sink.pem'}",
                 f"--accepted={self._accepted}",
+                f"--refused={self._refused}",
                 f"--seed={plan.seed}",
             ],
             setup.environment(1),
@@ -218,7 +223,10 @@ class Chaos:
         return str(row[0]) if row else ""
 
     def _lines(self) -> list[dict[str, str]]:
-        text = self._accepted.read_text(encoding="utf-8") if self._accepted.exists() else ""
+        return self._lines_of(self._accepted)
+
+    def _lines_of(self, path: Path) -> list[dict[str, str]]:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def _judge(self, campaign: Campaign) -> Verdict:
@@ -234,12 +242,13 @@ class Chaos:
         listed |= self._listed_before
         verdict.uncertain = len(listed)
         states = self._setup.client.hgetall(keys.ledger(campaign.id))
-        addresses = self._addresses
+        addresses, refused = self._addresses, {line["rcpt"] for line in self._lines_of(self._refused)}
         for subscriber_id, sent in ((str(row[0]), row[1]) for row in rows):
             count = times[addresses[subscriber_id]]
             state = states.get(subscriber_id.encode(), b"")[:1]
             verdict.rows_sent += sent
             verdict.failed += state == b"f"
+            verdict.failed_unrefused += state == b"f" and addresses[subscriber_id] not in refused
             verdict.doubles += count > 1
             verdict.doubles_not_listed += count > 1 and subscriber_id not in listed
             # Who was uncertain, and was refused at the second try, counts as failed although the first mail arrived.

@@ -1,6 +1,7 @@
-"""An SMTP server that drops, stalls and refuses at random, also after accepting a mail, and keeps the truth.
+"""An SMTP server that drops, stalls, refuses and hangs up at random, also after accepting a mail, and keeps the truth.
 
-`accepted.jsonl` gets a line {time, rcpt, message_id} for each accepted mail, before any reply.
+`accepted.jsonl` gets a line {time, rcpt, message_id} for each accepted mail, before any reply; `refused.jsonl` {time,
+rcpt, reply} for each recipient that it refuses for good.
 """
 
 import argparse
@@ -17,7 +18,10 @@ _MESSAGE_ID = re.compile(rb"^Message-ID:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _EHLO = b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN\r\n"
 #: Shorter than RFC 5321's ten minutes, for which a worker waits and the run would too.
 STALL_SECONDS = 30.0
-#: What happens to a mail, and how often; the rest is accepted with a reply.
+#: It takes so many mails on a connection, and refuses the next one's sender.
+MAILS_PER_CONNECTION = (10, 60)
+_HANG_UP = ", then hang up"
+#: What happens to a mail, and how often; the rest is accepted with a reply. What is a reply answers RCPT.
 CHANCES = {
     "accept, then drop": 0.01,
     "accept, then stall": 0.001,
@@ -26,14 +30,18 @@ CHANCES = {
     "450 4.2.0 greylisted": 0.02,
     "421 4.7.0 slow down": 0.002,
     "550 5.1.1 no such mailbox": 0.01,
+    # As Exim's `drop`.
+    f"550 5.1.1 no such mailbox{_HANG_UP}": 0.005,
+    f"421 4.3.2 shutting down{_HANG_UP}": 0.002,
 }
 
 
 class ChaoticSink:
     """All connections share its file and its dice."""
 
-    def __init__(self, accepted: TextIO, seed: int) -> None:
+    def __init__(self, accepted: TextIO, refused: TextIO, seed: int) -> None:
         self._accepted = accepted
+        self._refused = refused
         self._random = random.Random(seed)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,6 +56,7 @@ class ChaoticSink:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fate, rcpt = "", ""
+        left = self._random.randint(*MAILS_PER_CONNECTION)
         while line := await reader.readline():
             verb = line[:4].upper()
             if verb == b"EHLO":
@@ -57,12 +66,26 @@ class ChaoticSink:
             elif verb == b"QUIT":
                 writer.write(b"221 bye\r\n")
                 return
+            elif verb == b"MAIL":
+                if left == 0:
+                    writer.write(b"421 4.7.0 too many mails on this connection\r\n")
+                    return
+                left -= 1
+                writer.write(b"250 2.1.0 ok\r\n")
             elif verb == b"RCPT":
                 rcpt, fate = line[8:].decode().strip().strip("<>"), self._throw()
                 if fate == "drop before the content":
                     return
-                writer.write(f"{fate}\r\n".encode() if fate[:3].isdigit() else b"250 2.1.5 ok\r\n")
-                rcpt = "" if fate[:3].isdigit() else rcpt
+                if not fate[:3].isdigit():
+                    writer.write(b"250 2.1.5 ok\r\n")
+                    continue
+                reply = fate.removesuffix(_HANG_UP)
+                if reply[0] == "5":
+                    _write(self._refused, rcpt=rcpt, reply=reply)
+                writer.write(f"{reply}\r\n".encode())
+                rcpt = ""
+                if fate != reply:
+                    return
             elif verb == b"DATA":
                 if not rcpt:
                     writer.write(b"554 5.5.1 no valid recipients\r\n")
@@ -91,17 +114,23 @@ class ChaoticSink:
 
     def _keep(self, rcpt: str, content: bytes) -> None:
         found = _MESSAGE_ID.search(content)
-        line = {"time": time.time(), "rcpt": rcpt, "message_id": found.group(1).decode() if found else ""}
-        self._accepted.write(json.dumps(line) + "\n")
-        self._accepted.flush()
+        _write(self._accepted, rcpt=rcpt, message_id=found.group(1).decode() if found else "")
+
+
+def _write(stream: TextIO, **words: str) -> None:
+    stream.write(json.dumps({"time": time.time(), **words}) + "\n")
+    stream.flush()
 
 
 async def main(options: argparse.Namespace) -> None:
     """Serves until it's ended."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(options.certificate)
-    with Path(options.accepted).open("a", encoding="utf-8") as accepted:  # noqa: ASYNC230  # once, at the start
-        sink = ChaoticSink(accepted, options.seed)
+    with (
+        Path(options.accepted).open("a", encoding="utf-8") as accepted,  # noqa: ASYNC230  # once, at the start
+        Path(options.refused).open("a", encoding="utf-8") as refused,  # noqa: ASYNC230
+    ):
+        sink = ChaoticSink(accepted, refused, options.seed)
         server = await asyncio.start_server(sink.serve, "127.0.0.1", options.port, ssl=tls, limit=1_000_000)
         print("ready", flush=True)
         await server.serve_forever()
@@ -112,5 +141,6 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--certificate", required=True)
     parser.add_argument("--accepted", required=True)
+    parser.add_argument("--refused", required=True)
     parser.add_argument("--seed", type=int, default=1)
     asyncio.run(main(parser.parse_args()))
