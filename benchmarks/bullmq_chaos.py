@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from benchmarks.bench import SINK_PORT, Bench, bench
-from benchmarks.chaos import Chaos, Plan, Verdict
+from benchmarks.chaos import Chaos, Plan, Verdict, ways
+from benchmarks.ways import Ways
 from demo.campaign import Campaign
 from testbed.app import App, Major
 from testbed.old_worker import old_worker
@@ -29,8 +30,8 @@ NODE_CONCURRENCY = 10
 class BullmqChaos(Chaos):
     """One run."""
 
-    def __init__(self, setup: Bench, plan: Plan, app: App, node_workers: int) -> None:
-        super().__init__(setup, plan)
+    def __init__(self, setup: Bench, plan: Plan, them: Ways, app: App, node_workers: int) -> None:
+        super().__init__(setup, plan, them)
         self._app = app
         self._node_workers = node_workers
         self._nodes: list[subprocess.Popen[bytes]] = []
@@ -48,7 +49,7 @@ class BullmqChaos(Chaos):
     def _queue(self, campaign: Campaign) -> None:
         # Nobody else was here before, about whose jobs the database is to be asked.
         state: Any = {"since": 1, "seen": int(time.time() * 1000)}
-        self._setup.client.hset(f"{keys.bullmq_own(f'{PREFIX}:{QUEUE}')}:state", mapping=state)
+        self._ways.client.hset(f"{keys.bullmq_own(f'{PREFIX}:{QUEUE}')}:state", mapping=state)
         jobs = self._setup.directory / "jobs.jsonl"
         campaign.write_app_jobs(jobs)
         self._app.ask("addBulkFile", path=str(jobs))
@@ -64,6 +65,7 @@ class BullmqChaos(Chaos):
                     concurrency=NODE_CONCURRENCY,
                     major=self._app.major,
                     keep_all=True,
+                    REDIS_URL=self._ways.app_redis_url,
                     SMTP_HOST="127.0.0.1",
                     SMTP_PORT=str(SINK_PORT),
                     SMTP_TIMEOUT_MS="20000",
@@ -83,7 +85,7 @@ class BullmqChaos(Chaos):
     def _look(self, campaign: Campaign) -> None:
         """The app's counts in one step with the ledger: none is lost, and `completed` is what was accepted."""
         queue = f"{PREFIX}:{QUEUE}"
-        with self._setup.client.pipeline(transaction=True) as pipeline:
+        with self._ways.client.pipeline(transaction=True) as pipeline:
             for name in ("wait", "paused", "active"):
                 pipeline.llen(f"{queue}:{name}")
             for name in ("prioritized", "delayed", "completed", "failed"):
@@ -146,11 +148,24 @@ class BullmqChaos(Chaos):
         return not self.wrong
 
 
+def without_step_back(plan: Plan) -> Plan:
+    """The plan with the first failover alone. BullMQ's delayed jobs are due by the clock, as the app and Node see them:
+    after a step back by an hour they come an hour later, and no worker may make others' jobs come sooner."""
+    return replace(plan, failovers=plan.failovers[:1])
+
+
+def beside_node(plan: Plan) -> Plan:
+    """The plan without a step of the clock: by one their locks end while they send, and whoever takes such a job next
+    can't know of it, a double that nobody can list. They send as fast as they can, and know of no limit, so all is over
+    before the plan's own times."""
+    return replace(plan, rate="100000/s", clock_ahead=0, redis_restart_after=6.0, failovers=(9.0, 14.0))
+
+
 def run(setup: Bench, plan: Plan, major: Major, node_workers: int) -> tuple[Verdict, bool]:
     """One run; what came of it, and whether every promise held."""
     setup.client.flushall()
-    with App(major, setup.services.redis_url) as app:
-        chaos = BullmqChaos(setup, plan, app, node_workers)
+    with ways(setup, plan) as them, App(major, them.app_redis_url) as app:
+        chaos = BullmqChaos(setup, plan, them, app, node_workers)
         try:
             verdict = chaos.run()
         finally:
@@ -176,13 +191,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kill_every=5.0,
         redis_restart_after=30.0,
         database_away=(45.0, 105.0),
+        failovers=(75.0, 150.0),
+        clock_ahead=3600,
+        strike_every=2.0,
         dead_after_seconds=36,
         patience=1800.0,
         seed=options.seed,
     )
-    if options.node:
-        # They send as fast as they can, and know of no limit.
-        plan = replace(plan, rate="100000/s")
+    plan = beside_node(plan) if options.node else without_step_back(plan)
     with bench() as setup:
         verdict, good = run(setup, plan, cast("Major", options.major), options.node)
     print(verdict)

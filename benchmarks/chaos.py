@@ -1,5 +1,6 @@
-"""A campaign through everything that breaks at once: processes killed, Redis restarted, Supabase away, an SMTP server
-that drops, stalls, refuses and hangs up at random, also after it has accepted a mail.
+"""A campaign through everything that breaks at once: processes killed, Redis restarted, then failed over to one whose
+clock is an hour ahead and back, Supabase away, a network that delays and cuts single connections, an SMTP server that
+drops, stalls, refuses and hangs up at random, also after it has accepted a mail.
 
 .venv/bin/python -m benchmarks.chaos [--recipients 10000] [--processes 4] [--rate 100/s] [--hold]
 """
@@ -11,15 +12,17 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import psycopg
 import redis
 
-from benchmarks.bench import SINK_PORT, Bench, bench
+from benchmarks.bench import Bench, bench
 from benchmarks.processes import Measured, as_on_a_host, mail_worker, start
+from benchmarks.ways import SINK_BEHIND_PORT, Ways
 from demo.campaign import Campaign
 from worker.base import keys
 from worker.ledger.ledger import Entry
@@ -40,6 +43,12 @@ class Plan:
     kill_every: float
     redis_restart_after: float
     database_away: tuple[float, float]
+    #: There and back, and so on; later than the restart, after which the first one would be a primary.
+    failovers: tuple[float, ...]
+    #: By which the second Redis's clock is ahead.
+    clock_ahead: int
+    #: The network strikes again after about so long.
+    strike_every: float
     dead_after_seconds: int
     patience: float
     seed: int = 1
@@ -81,9 +90,10 @@ class Verdict:
 class Chaos:
     """One run."""
 
-    def __init__(self, setup: Bench, plan: Plan) -> None:
+    def __init__(self, setup: Bench, plan: Plan, ways: Ways) -> None:
         self._setup = setup
         self._plan = plan
+        self._ways = ways
         self._random = random.Random(plan.seed)
         self._accepted = setup.directory / "accepted.jsonl"
         self._refused = setup.directory / "refused.jsonl"
@@ -91,11 +101,13 @@ class Chaos:
         self._recorders: list[Measured] = []
         self._logs: list[Path] = []
         self._kills = 0
+        self._held_since: dict[str, float] = {}
+        self._accepted_at_failovers: list[int] = []
 
     def run(self) -> Verdict:
         """Sends a campaign while things break, and judges."""
         setup, plan = self._setup, self._plan
-        setup.client.flushall()
+        self._ways.client.flushall()
         # By the default, everysec, a Redis that is killed may forget what it has confirmed; a restart forgets nothing.
         campaign = Campaign.invent(plan.recipients)
         campaign.insert(setup.services.database_url)
@@ -105,7 +117,7 @@ class Chaos:
                 sys.executable,
                 "-m",
                 "benchmarks.chaotic_sink",
-                f"--port={SINK_PORT}",
+                f"--port={SINK_BEHIND_PORT}",
                 f"--certificate={setup.directory / 'sink.pem'}",
                 f"--accepted={self._accepted}",
                 f"--refused={self._refused}",
@@ -142,6 +154,7 @@ class Chaos:
         self._logs.append(log)
         environment = self._setup.environment(
             CONCURRENCY,
+            REDIS_URL=self._ways.redis_url,
             LOG_LEVEL="INFO",
             SUPERVISOR_PROCESS_NAME=name,
             MAIL_RATE=self._plan.rate,
@@ -158,24 +171,34 @@ class Chaos:
 
     def _break_things(self, campaign: Campaign, started: float) -> None:
         plan, services = self._plan, self._setup.services
-        events = [
+        events: list[tuple[float, Callable[[], None]]] = [
             (plan.redis_restart_after, lambda: services.control("redis", "restart")),
             (plan.database_away[0], lambda: services.control("postgrest", "stop")),
             (plan.database_away[1], lambda: services.control("postgrest", "start")),
+            *((at, self._fail_over) for at in plan.failovers),
         ]
+        events.sort(key=lambda event: event[0])
         next_kill = plan.kill_every
         while (elapsed := time.monotonic() - started) < plan.patience:
             while events and elapsed >= events[0][0]:
                 events.pop(0)[1]()
             # While Redis starts again, it loads its data and answers nobody.
             with contextlib.suppress(redis.RedisError):
-                if elapsed >= next_kill and not self._nearly_done():
-                    self._kill_one()
-                    next_kill = elapsed + plan.kill_every * self._random.uniform(0.5, 1.5)
+                if elapsed >= next_kill:
+                    # By time, the last few mails would be struck again and again.
+                    nearly_done = self._nearly_done()
+                    self._ways.calm(nearly_done)
+                    if not nearly_done:
+                        self._kill_one()
+                        next_kill = elapsed + plan.kill_every * self._random.uniform(0.5, 1.5)
                 self._disturb(campaign)
                 if not events and self._done(campaign):
                     return
             time.sleep(0.2)
+
+    def _fail_over(self) -> None:
+        self._ways.fail_over()
+        self._accepted_at_failovers.append(len(self._lines()))
 
     def _disturb(self, campaign: Campaign) -> None:
         """What else happens now and then."""
@@ -189,7 +212,7 @@ class Chaos:
         self._workers[number] = self._start("run", f"worker_{number}")
 
     def _nearly_done(self) -> bool:
-        left = self._setup.client.hlen(keys.MESSAGES)
+        left = self._ways.client.hlen(keys.MESSAGES)
         return isinstance(left, int) and left < self._plan.recipients * 0.05
 
     def _done(self, campaign: Campaign) -> bool:
@@ -200,10 +223,12 @@ class Chaos:
     def _resolve_held(self) -> None:
         # As an operator with the provider's log in hand would do.
         accepted = {line["rcpt"] for line in self._lines()}
-        mails = UncertainMails(self._setup.client)
+        mails = UncertainMails(self._ways.client)
         for mail in mails.all():
-            if mail.held and time.time() - mail.at > 2:
-                if any(rcpt in accepted for rcpt in (self._address(mail.entry),)):
+            # By the harness's clock: the mail's time is Redis's.
+            if mail.held and time.monotonic() - self._held_since.setdefault(mail.entry.name, time.monotonic()) > 2:
+                del self._held_since[mail.entry.name]
+                if self._address(mail.entry) in accepted:
                     mails.mark_sent(mail)
                 else:
                     mails.resend(mail)
@@ -211,7 +236,7 @@ class Chaos:
     def _address(self, entry: Entry) -> str:
         return self._addresses.get(entry.subscriber_id or "", "")
 
-    @property
+    @cached_property
     def _addresses(self) -> dict[str, str]:
         with (self._setup.directory / "jobs.jsonl").open(encoding="utf-8") as stream:
             jobs = [json.loads(line) for line in stream]
@@ -238,10 +263,10 @@ class Chaos:
             rows = connection.execute(
                 "SELECT subscriber_id, sent FROM campaign_subscribers WHERE campaign_id = %s", (campaign.id,)
             ).fetchall()
-        listed = {mail.entry.subscriber_id for mail in UncertainMails(self._setup.client).all()}
+        listed = {mail.entry.subscriber_id for mail in UncertainMails(self._ways.client).all()}
         listed |= self._listed_before
         verdict.uncertain = len(listed)
-        states = self._setup.client.hgetall(keys.ledger(campaign.id))
+        states = self._ways.client.hgetall(keys.ledger(campaign.id))
         addresses, refused = self._addresses, {line["rcpt"] for line in self._lines_of(self._refused)}
         for subscriber_id, sent in ((str(row[0]), row[1]) for row in rows):
             count = times[addresses[subscriber_id]]
@@ -260,6 +285,8 @@ class Chaos:
         verdict.closed = text.count(f"campaign {campaign.id} is complete")
         if "Traceback" in text:
             verdict.notes.append("a traceback is in a log")
+        verdict.notes.append(f"mails accepted by the failovers: {self._accepted_at_failovers}")
+        verdict.notes.append(f"the network struck {self._ways.struck}")
         return verdict
 
     @property
@@ -271,6 +298,17 @@ class Chaos:
                 if "may have been accepted before" in line:
                     listed.add(json.loads(line[line.index("[") : line.index("]") + 1])[1])
         return listed
+
+
+def ways(setup: Bench, plan: Plan) -> Ways:
+    """The plan's."""
+    return Ways(setup, clock_ahead_seconds=plan.clock_ahead, strike_every=plan.strike_every, seed=plan.seed)
+
+
+def run(setup: Bench, plan: Plan) -> Verdict:
+    """One run."""
+    with ways(setup, plan) as them:
+        return Chaos(setup, plan, them).run()
 
 
 def ascii_address(address: str) -> str:
@@ -307,12 +345,15 @@ def main() -> None:
         kill_every=5.0,
         redis_restart_after=30.0,
         database_away=(45.0, 105.0),
+        failovers=(75.0, 150.0),
+        clock_ahead=3600,
+        strike_every=2.0,
         dead_after_seconds=36,
         patience=1800.0,
         seed=options.seed,
     )
     with bench() as setup:
-        verdict = Chaos(setup, plan).run()
+        verdict = run(setup, plan)
     print(verdict)
     sys.exit(0 if verdict.good else 1)
 
