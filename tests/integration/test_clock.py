@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from tests.integration.consumers import Consumer, MakeConsumer
+from tests.integration.consumers import BULLMQ, Consumer, MakeConsumer, die
 from worker.base import keys
 from worker.ledger.ledger import Entry, Verdict
 from worker.mail.outcomes import Sent
@@ -82,6 +82,16 @@ async def test_the_dead_are_found_whatever_the_clock_did(process: MakeConsumer, 
     await asyncio.sleep(0.6)
     assert (await two.beat(dead_after_ms=500)).dead == 1
     assert len((await two.fetch()).messages) == 1
+
+
+async def test_a_dead_listener_is_followed_after_a_step_back(process: MakeConsumer, queue: redis.Redis) -> None:
+    one, two = process(), process()
+    assert (await one.beat(idle=True)).listens
+    # Redis ends a lease by its own clock, which was an hour ahead.
+    queue.pexpire(f"{keys.bullmq_own(BULLMQ)}:ear", HOUR_MS)
+    die(queue, one)
+    await two.beat(dead_after_ms=DEAD_AFTER_MS)
+    assert (await two.beat(idle=True)).listens
 
 
 async def test_what_others_see_has_the_real_time(process: MakeConsumer, queue: redis.Redis) -> None:

@@ -79,7 +79,8 @@ end
 -- 1: the process is to listen; 2: it was, but has no room any more, and somebody else should; 0: neither.
 local function listen(process, lease_ms, can)
   local ear = redis.call('GET', OWN .. 'ear')
-  if ear and ear ~= process then
+  -- After a step back of Redis's clock a dead one's lease would go on for that long.
+  if ear and ear ~= process and redis.call('ZSCORE', ALIVE, ear) then
     return 0
   end
   if can then
