@@ -75,8 +75,10 @@ class Ways:
 
     def fail_over(self) -> None:
         """The other Redis becomes the primary. The fleet's connections to the old one stay, and are told READONLY."""
+        # The app and Node's workers are away meanwhile. Told READONLY, Node leaves a job that it has sent as it is, and
+        # sends it again once its lock has ended, which is nobody's promise; and it doesn't leave a replica by itself.
+        self._app.target = None
+        self._app.cut_all()
         self._pair.fail_over()
         for proxy in (self._fleet, self._app):
             proxy.target = self._pair.address
-        # ioredis doesn't leave a replica by itself.
-        self._app.cut_all()

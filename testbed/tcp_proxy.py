@@ -52,7 +52,8 @@ class Proxy:
             treat: asked about whatever a client sends.
             keep: what clients sent is kept in `sent`.
         """
-        self.target = (host, port)
+        #: None: nobody is let in.
+        self.target: tuple[str, int] | None = (host, port)
         self._listening = socket.create_server(("127.0.0.1", own_port))
         self._treat = treat
         self._keep = keep
@@ -81,9 +82,12 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
+        target = self.target
         try:
-            server = socket.create_connection(self.target)
+            server = socket.create_connection(target) if target else None
         except OSError:
+            server = None
+        if server is None:
             client.close()
             return
         sent = bytearray()
