@@ -14,7 +14,8 @@ import redis
 from benchmarks.bench import Bench, bench, wait_until_sent
 
 PATIENCE_SECONDS = 300.0
-END = "the end"
+#: Nobody else says that: mails pass by, too.
+END = "benchmarks.commands: 7d0d47d5-4c0d-4f0c-9d57-the-end"
 
 
 @dataclass(slots=True)

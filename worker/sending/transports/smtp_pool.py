@@ -143,14 +143,15 @@ class Pool:
                 await asyncio.wait(self._background, timeout=QUIT_SECONDS)
 
     async def _connect(self) -> Connection:
-        if self._works:
-            return await self._connect_now()
         # Until one connection has worked, the others wait for it: a wrong password is tried once, not fifty times.
-        failures = self._failures
-        async with self._first:
-            if not self._works and self._last_failure is not None and self._failures > failures:
-                raise self._last_failure
-            return await self._connect_now()
+        if not self._works:
+            failures = self._failures
+            async with self._first:
+                if not self._works:
+                    if self._last_failure is not None and self._failures > failures:
+                        raise self._last_failure
+                    return await self._connect_now()
+        return await self._connect_now()
 
     async def _connect_now(self) -> Connection:
         try:
