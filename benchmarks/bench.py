@@ -97,12 +97,16 @@ class Bench:
             process.terminate()
             process.wait(timeout=10)
 
-    def campaign(self, mails: int) -> Path:
-        """A campaign whose recipients are all taken, in the database; returns the file with its jobs."""
+    def campaign(self, mails: int, *, one_body: bool = False) -> Path:
+        """A campaign whose recipients are all taken, in the database; returns the file with its jobs. `one_body`: all
+        have the first one's text."""
         campaign = Campaign.invent(mails)
         campaign.insert(self.services.database_url)
         path = self.directory / "jobs.jsonl"
         campaign.write_jobs(path)
+        if one_body:
+            jobs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            path.write_text("".join(json.dumps({**job, "html": jobs[0]["html"]}) + "\n" for job in jobs), "utf-8")
         return path
 
     def produce(self, peer: str, jobs: Path) -> None:

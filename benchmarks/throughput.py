@@ -1,7 +1,7 @@
 """Mails a second, CPU and memory of one process, against the peers in the same run, and against what is possible.
 
 .venv/bin/python -m benchmarks.throughput [--mails 3000] [--concurrency 1,5,50,200] [--delay-ms 0,200]
-    [--peers node,plain,ours,bullmq] [--rounds 3] [--limit]
+    [--peers node,plain,ours,bullmq] [--rounds 3] [--limit] [--one-body]
 """
 
 import argparse
@@ -18,10 +18,10 @@ IDEAL_SECONDS = 20.0
 COLUMNS = "peer    at once  delay ms   mails/s   of ideal   CPU s/1000   worker MB   recorder MB   doubles"
 
 
-def run(peer: str, setup: Bench, mails: int, concurrency: int, delay_ms: int) -> dict[str, float]:
+def run(peer: str, setup: Bench, mails: int, concurrency: int, delay_ms: int, one_body: bool) -> dict[str, float]:
     """One run of one peer."""
     setup.client.flushall()
-    jobs = setup.campaign(mails)
+    jobs = setup.campaign(mails, one_body=one_body)
     setup.produce(peer, jobs)
     with setup.sink(delay_ms) as sink:
         before = time.time()
@@ -51,9 +51,12 @@ def mails_of(mails: int, concurrency: int, delay_ms: int) -> int:
     return min(mails, int(concurrency / delay_ms * 1000 * IDEAL_SECONDS)) if delay_ms else mails
 
 
-def measure(setup: Bench, peer: str, mails: int, concurrency: int, delay_ms: int, rounds: int) -> dict[str, float]:
+def measure(
+    setup: Bench, peer: str, mails: int, concurrency: int, delay_ms: int, rounds: int, *, one_body: bool
+) -> dict[str, float]:
     """The medians of several runs."""
-    runs = [run(peer, setup, mails_of(mails, concurrency, delay_ms), concurrency, delay_ms) for _ in range(rounds)]
+    mails = mails_of(mails, concurrency, delay_ms)
+    runs = [run(peer, setup, mails, concurrency, delay_ms, one_body) for _ in range(rounds)]
     return {name: statistics.median(result[name] for result in runs) for name in runs[0]}
 
 
@@ -70,6 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--limit", action="store_true", help="measure smtp-source too, which only sends")
+    parser.add_argument("--one-body", action="store_true", help="as in the app's campaigns: all mails have one text")
     options = parser.parse_args()
     peers = options.peers.split(",")
     print(f"up to {options.mails} mails of 10 kB, medians of {options.rounds} runs")
@@ -79,7 +83,9 @@ def main() -> None:
             ideal = concurrency / delay_ms * 1000 if delay_ms else None
             cell = {}
             for peer in peers:
-                result = cell[peer] = measure(setup, peer, options.mails, concurrency, delay_ms, options.rounds)
+                result = cell[peer] = measure(
+                    setup, peer, options.mails, concurrency, delay_ms, options.rounds, one_body=options.one_body
+                )
                 share = f"{result['mails_per_second'] / ideal:8.0%}" if ideal else "       -"
                 print(
                     f"{peer:6} {concurrency:8} {delay_ms:9} {result['mails_per_second']:9.0f}   {share}"
