@@ -1,9 +1,7 @@
 """Mails on their way through delivery, with a real transport and its server: what a bad one costs, and whom."""
 
 import asyncio
-import ssl
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -139,14 +137,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=[False, True], ids=["one by one", "pipelined"])
 async def peer(request: pytest.FixtureRequest) -> SmtpPeer:
     return SmtpPeer(request.param)
-
-
-@pytest.fixture
-async def transport(peer: SmtpPeer, tls: ssl.SSLContext) -> AsyncIterator[Transport]:
-    made = await peer.start(tls)
-    yield made
-    await made.close()
-    await peer.stop()
 
 
 async def test_recipients_under_whom_the_server_hangs_up_end_and_hold_nobody_up(

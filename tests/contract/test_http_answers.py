@@ -1,8 +1,6 @@
 """What an answer by HTTP means: none counts as sent that hasn't the provider's shape, and only the provider blames
 recipients and senders."""
 
-import ssl
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -25,14 +23,6 @@ def peer(request: pytest.FixtureRequest) -> HttpPeer:
     made = PEERS[request.param]()
     assert isinstance(made, HttpPeer)
     return made
-
-
-@pytest.fixture
-async def transport(peer: HttpPeer, tls: ssl.SSLContext) -> AsyncIterator[Transport]:
-    made = await peer.start(tls)
-    yield made
-    await made.close()
-    await peer.stop()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ without end they end."""
 import asyncio
 import resource
 import ssl
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -31,16 +30,6 @@ async def peer(request: pytest.FixtureRequest) -> SmtpPeer:
     made.server.starttls = True
     made.step_seconds = StepSeconds(mail=0.4, recipient=0.4, data=0.4, verdict=0.4)
     return made
-
-
-@pytest.fixture
-async def transport(peer: SmtpPeer, tls: ssl.SSLContext) -> AsyncIterator[SmtpTransport]:
-    made = await peer.start(tls)
-    assert isinstance(made, SmtpTransport)
-    yield made
-    await made.close()
-    assert made._pool.open == 0
-    await peer.stop()
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])

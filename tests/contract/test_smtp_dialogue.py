@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,16 +20,6 @@ from worker.sending.transports.smtp_session import StepSeconds
 @pytest.fixture(params=[False, True], ids=["one by one", "pipelined"])
 async def peer(request: pytest.FixtureRequest) -> SmtpPeer:
     return SmtpPeer(request.param)
-
-
-@pytest.fixture
-async def transport(peer: SmtpPeer, tls: ssl.SSLContext) -> AsyncIterator[SmtpTransport]:
-    made = await peer.start(tls)
-    assert isinstance(made, SmtpTransport)
-    yield made
-    await made.close()
-    assert made._pool.open == 0
-    await peer.stop()
 
 
 @pytest.fixture

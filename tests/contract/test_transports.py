@@ -1,8 +1,6 @@
 """What every transport does with every manner of its provider, against servers that speak the documented protocol."""
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from email.utils import parseaddr
 
@@ -30,14 +28,6 @@ on_smtp = pytest.mark.parametrize("peer", SMTP_PEERS, indirect=True)
 @pytest.fixture(params=PEERS)
 def peer(request: pytest.FixtureRequest) -> Peer:
     return PEERS[request.param]()
-
-
-@pytest.fixture
-async def transport(peer: Peer, tls: ssl.SSLContext) -> AsyncIterator[Transport]:
-    made = await peer.start(tls)
-    yield made
-    await made.close()
-    await peer.stop()
 
 
 def mail(**changes: object) -> Mail:
