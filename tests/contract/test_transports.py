@@ -255,6 +255,8 @@ async def test_mails_wait_in_turn_for_a_connection(transport: SmtpTransport, pee
     peer.server.drop_connections()
     await asyncio.sleep(0.05)
     before = peer.server.connections
+    # Otherwise one connection has sent them all before there are three.
+    peer.server.delays["CONTENT"] = 0.1
     order: list[int] = []
 
     async def send(number: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from worker.base.tasks import cancel
 from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.sending.transports.base import NO_PLACE, Connections
 from worker.sending.transports.smtp_session import SmtpSession
@@ -133,8 +134,7 @@ class Pool:
 
     async def close(self) -> None:
         """Says QUIT on every connection; a server that doesn't answer within a second isn't waited for."""
-        for task in (*self._opening, *filter(None, [self._asking])):
-            task.cancel()
+        await cancel(*self._opening, *filter(None, [self._asking]))
         for connection in list(self._idle):
             self._expire(connection)
         # Those that say goodbye, and then the counts that they tell.
