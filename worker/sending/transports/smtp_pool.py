@@ -22,6 +22,8 @@ LONGEST_WAIT_SECONDS = 10.0
 #: While mails wait here, the fleet is asked for one more connection after this time.
 ASK_SECONDS = 0.5
 QUIT_SECONDS = 1.0
+#: Further mails wait for these and for those that others give back: a server may take amiss that many come at once.
+OPENED_AT_ONCE = 10
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +98,7 @@ class Pool:
             return idle
         waiting: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
         self._line.append(waiting)
-        if (self._asking is None or self._asking.done()) and len(self._opening) < len(self._line):
-            opening = asyncio.create_task(self._open_one())
-            self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
+        self._open_more()
         return await self._stand_in_line(waiting)
 
     def give_back(self, connection: Connection) -> None:
@@ -199,15 +198,29 @@ class Pool:
         self._logged_in += 1
         return Connection(session)
 
+    @property
+    def _is_asking(self) -> bool:
+        return self._asking is not None and not self._asking.done()
+
+    def _open_more(self) -> None:
+        while not self._is_asking and len(self._opening) < min(len(self._line), OPENED_AT_ONCE):
+            opening = asyncio.create_task(self._open_one())
+            self._opening.add(opening)
+            opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: "asyncio.Task[None]") -> None:
+        self._opening.discard(opening)
+        if not opening.cancelled():
+            self._open_more()
+
     async def _open_one(self) -> None:
         try:
             connection = await self._connect()
         except _NoPlace:
-            if self._line and (self._asking is None or self._asking.done()):
+            if self._line and not self._is_asking:
                 self._asking = asyncio.create_task(self._ask_on())
         except Exception as error:
-            if waiting := self._first_in_line():
-                waiting.set_exception(error)
+            self._tell_all(error)
         else:
             self.give_back(connection)
 
@@ -239,9 +252,12 @@ class Pool:
                     async with asyncio.timeout(ASK_SECONDS):
                         await self._place_left.wait()
             except Exception as error:
-                # Whatever it is, those who wait for it are told.
-                while waiting := self._first_in_line():
-                    waiting.set_exception(error)
+                self._tell_all(error)
+
+    def _tell_all(self, error: Exception) -> None:
+        # Whatever it is, those who wait for it are told.
+        while waiting := self._first_in_line():
+            waiting.set_exception(error)
 
     def _first_in_line(self) -> "asyncio.Future[Connection] | None":
         return self._line.popleft() if self._line else None
