@@ -76,10 +76,10 @@ unit:
 
 # Side by side: both wait more than they work. Within a half one after the other, whatever --jobs says.
 first-half:
-	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory integration
 
 second-half:
+	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory molecule
 	@$(MAKE) --no-print-directory e2e
 
