@@ -9,11 +9,13 @@ import pytest
 
 from tests.contract.http_server import Answer, HttpServer
 from tests.contract.smtp_server import SmtpServer
-from worker.base.settings import Settings, load_settings
+from worker.base.settings import Secret, Settings, load_settings
 from worker.errors import AccountRefused, MailRefused, TransportUnavailable
 from worker.operating.testmail import send_test
-from worker.sending.transports import oauth
+from worker.sending.transports import oauth, smtp_login
 from worker.sending.transports.choice import make_transport
+from worker.sending.transports.smtp_login import Login, Server
+from worker.sending.transports.smtp_session import StepSeconds
 
 USER, PASSWORD, REFRESH_TOKEN = "me@example.org", "pass word ü", "refresh-s3cret"
 
@@ -163,3 +165,29 @@ async def test_ehlo_says_a_full_name_or_an_address(
     await transport.check()
     await transport.close()
     assert server.commands[0] == f"EHLO {name}"
+
+
+@pytest.mark.parametrize("greeting", [b"554 go away\r\n", b"421 busy\r\n", b"", b"hello\r\n", b"220 and no more\r\n"])
+async def test_a_greeting_that_fails_leaves_no_connection_behind(
+    greeting: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smtp_login, "CONNECT_TIMEOUT_SECONDS", 0.5)
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        while await reader.read(100):
+            pass
+        ended.set()
+        writer.close()
+
+    async def password() -> Secret:
+        return Secret(PASSWORD)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    peer = Server("127.0.0.1", server.sockets[0].getsockname()[1], USER, USER, "plain", False, "mail1.example.com")
+    with pytest.raises(TransportUnavailable):
+        await Login(peer, password, StepSeconds())()
+    async with asyncio.timeout(10):
+        await ended.wait()
+    server.close()

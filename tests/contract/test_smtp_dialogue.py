@@ -274,3 +274,18 @@ async def test_a_connection_that_is_never_greeted_holds_no_mail_up(
     assert [type(outcome) for outcome in outcomes] == [Sent] * 8
     # The others have theirs.
     assert 3 < transport._pool.open <= 8
+
+
+@pytest.mark.parametrize("full", ["", "421 bye"])
+async def test_connections_that_have_their_fill_together_are_nobodys_fault(
+    transport: SmtpTransport, server: SmtpServer, full: str
+) -> None:
+    server.mails_per_connection, server.full = 10, full
+    server.delays = {"EHLO": 0.05, "AUTH": 0.05, "CONTENT": 0.02}
+    left = iter(range(500))
+
+    async def send_some() -> list[type[Outcome]]:
+        return [type(await transport.send(mail(), Claim())) for _ in left]
+
+    outcomes = await asyncio.gather(*(send_some() for _ in range(30)))
+    assert {outcome for some in outcomes for outcome in some} == {Sent}

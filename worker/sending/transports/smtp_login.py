@@ -167,6 +167,7 @@ class Login:
             local_hostname=name,
             timeout=CONNECT_TIMEOUT_SECONDS,
         )
+        greeted = False
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await self._connect(client, connected)
@@ -183,8 +184,10 @@ class Login:
             raise TransportUnavailable(self._server.dislikes_helo(words, name)) from error
         except (aiosmtplib.SMTPException, OSError, TimeoutError) as error:
             raise self._server.unavailable(self._problem(error)) from error
+        else:
+            greeted = True
         finally:
-            if not client.is_connected:
+            if not greeted:
                 client.close()
                 connected.close()
         return client

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -37,6 +38,15 @@ class Connection:
         self.expiry: asyncio.TimerHandle | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """In the line of mails that wait for a connection."""
+
+    waiting: "asyncio.Future[Connection]"
+    #: It wants one that hasn't been used, to hear what is really up.
+    fresh: bool
+
+
 class _NoPlace(Exception):
     """No connection can be opened, but there are some to wait for: this process's or others'."""
 
@@ -61,7 +71,7 @@ class Pool:
         self._mails_per_connection = mails_per_connection
         self._ended_after = 0
         self._idle: list[Connection] = []
-        self._line: deque[asyncio.Future[Connection]] = deque()
+        self._line: deque[_Place] = deque()
         self._place_left = asyncio.Event()
         self._opening: set[asyncio.Task[None]] = set()
         self._asking: asyncio.Task[None] | None = None
@@ -88,7 +98,7 @@ class Pool:
         while it's opened holds no mail up where there are others.
 
         Args:
-            fresh: rather a new one than one that has idled.
+            fresh: a new one, unless the fleet has all that it may have.
 
         Raises:
             TransportUnavailable, AccountRefused: none can be opened.
@@ -96,18 +106,18 @@ class Pool:
         """
         if not fresh and (idle := self._take_idle()):
             return idle
-        waiting: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
-        self._line.append(waiting)
+        place = _Place(asyncio.get_running_loop().create_future(), fresh)
+        self._line.append(place)
         self._open_more()
-        return await self._stand_in_line(waiting)
+        return await self._stand_in_line(place)
 
     def give_back(self, connection: Connection) -> None:
         """Whoever has waited longest gets it, if it's still good for a mail."""
         if connection.mails >= self._mails_per_connection or not connection.session.usable:
             self.drop(connection)
             return
-        if waiting := self._first_in_line():
-            waiting.set_result(connection)
+        if place := self._next_in_line(connection):
+            place.waiting.set_result(connection)
             return
         shared = self._connections is not None and self._connections.limited
         seconds = SHARED_IDLE_SECONDS if shared else IDLE_SECONDS
@@ -224,7 +234,8 @@ class Pool:
         else:
             self.give_back(connection)
 
-    async def _stand_in_line(self, waiting: "asyncio.Future[Connection]") -> Connection:
+    async def _stand_in_line(self, place: _Place) -> Connection:
+        waiting = place.waiting
         try:
             # Until the first one works, or has failed, there's nothing else to wait for.
             while not waiting.done() and (await asyncio.wait((waiting,), timeout=LONGEST_WAIT_SECONDS))[1]:
@@ -233,11 +244,11 @@ class Pool:
         except asyncio.CancelledError:
             if waiting.done() and not waiting.exception():
                 self.give_back(waiting.result())
-            self._leave_line(waiting)
+            self._leave_line(place)
             raise
         if waiting.done():
             return waiting.result()
-        self._leave_line(waiting)
+        self._leave_line(place)
         # With connections of its own the process has work: this mail alone goes back.
         raise NoConnectionYet(0 if self._logged_in else int(ASK_SECONDS * 1000))
 
@@ -256,16 +267,20 @@ class Pool:
 
     def _tell_all(self, error: Exception) -> None:
         # Whatever it is, those who wait for it are told.
-        while waiting := self._first_in_line():
-            waiting.set_exception(error)
+        while self._line:
+            self._line.popleft().waiting.set_exception(error)
 
-    def _first_in_line(self) -> "asyncio.Future[Connection] | None":
-        return self._line.popleft() if self._line else None
+    def _next_in_line(self, connection: Connection) -> _Place | None:
+        for place in self._line:
+            if not (place.fresh and connection.mails) or self._is_asking:
+                self._line.remove(place)
+                return place
+        return None
 
-    def _leave_line(self, waiting: "asyncio.Future[Connection]") -> None:
+    def _leave_line(self, place: _Place) -> None:
         with contextlib.suppress(ValueError):  # It was served.
-            self._line.remove(waiting)
-        waiting.cancel()
+            self._line.remove(place)
+        place.waiting.cancel()
 
     def _take_idle(self) -> Connection | None:
         while self._idle:
