@@ -74,6 +74,17 @@ async def test_a_busy_process_keeps_all_awake(process: MakeConsumer, queue: redi
     assert not await idle_beat(two)
 
 
+async def test_a_take_keeps_all_awake_as_long(process: MakeConsumer, queue: redis.Redis) -> None:
+    one, other = process(), process()
+    await other.fetch()
+    # Somebody had something nearly five minutes ago. Who takes the next one may die at once.
+    queue.set(keys.AWAKE, "1", px=500)
+    list(enqueue(queue, iter([{"to": "a@example.org"}])))
+    assert len((await one.fetch()).messages) == 1
+    assert queue.pttl(keys.AWAKE) > 200_000
+    assert not await idle_beat(other)
+
+
 async def test_who_takes_something_wakes_all_that_rest(process: MakeConsumer, queue: redis.Redis) -> None:
     resting = [await at_rest(process, queue) for _ in range(3)]
     taker = process()

@@ -5,10 +5,10 @@ from typing import Any, Protocol
 from redis.commands.core import AsyncScript, Script
 
 _COUNTING = """local inside, server = 0, redis
-local redis = { call = function(...)
+local redis = setmetatable({ call = function(...)
   inside = inside + 1
   return server.call(...)
-end }
+end }, { __index = server })
 local function script()
 """
 _COUNTED = """
@@ -52,4 +52,8 @@ def _counting(text: str | bytes) -> str:
 
 def _answer(counts: Counts, answer: Any) -> Any:
     counts.commands_inside += answer[0]
-    return answer[1] if len(answer) > 1 else None
+    if len(answer) < 2:
+        return None
+    if isinstance(answer[1], Exception):
+        raise answer[1]
+    return answer[1]

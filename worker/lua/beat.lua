@@ -29,8 +29,8 @@ local has_jobs = open(KEYS[17], KEYS[18])
 local rests = idle and may_rest(ARGV[12], has_jobs, KEYS[16], KEYS[20])
 local rest_ms = rests and tonumber(ARGV[12]) or 0
 redis.call('ZADD', ALIVE, NOW_MS + rest_ms, ARGV[1])
-if not idle and not keep_awake() then
-  redis.call('PEXPIRE', AWAKE, AWAKE_MS)
+if not idle then
+  keep_awake()
 end
 redis.call('HSET', KEYS[12], ARGV[2], ARGV[3])
 redis.call('HINCRBY', KEYS[15], ARGV[7], ARGV[6])

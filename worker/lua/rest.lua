@@ -13,9 +13,9 @@ local function keep_awake()
     for _ = 1, redis.call('ZCOUNT', ALIVE, NOW_MS + 1, '+inf') do
       redis.call('RPUSH', WAITING, WAKE)
     end
-    return true
+  else
+    redis.call('PEXPIRE', AWAKE, AWAKE_MS)
   end
-  return false
 end
 
 -- Whether an idle process may rest; it may be needed while any of the further keys is there.

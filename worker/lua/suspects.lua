@@ -19,6 +19,7 @@ local function accuse(process)
   local name = redis.call('HGET', REHEARSALS, process)
   if name then
     redis.call('HDEL', REHEARSALS, process)
+    suspect(name)
     redis.call('HINCRBY', SUSPECTS, name, 1)
   end
 end

@@ -11,7 +11,7 @@ from worker.queue.beater import Beater
 from worker.queue.bullmq import BullJob, BullQueue
 from worker.queue.gate import Gate
 from worker.queue.hand import Hand
-from worker.queue.message_queue import SORT_EVERY_SECONDS, MessageQueue
+from worker.queue.message_queue import SORT_EVERY_SECONDS, Fetched, MessageQueue
 from worker.queue.redis_trouble import RedisTrouble
 from worker.queue.rehearsal import Rehearsal
 
@@ -94,19 +94,25 @@ class Consumer:
         fetched = await self._queue.fetch(wanted, jobs_wanted)
         self._unsorted = fetched.unsorted
         beater.next_due(fetched.due_seconds)
+        await self._rehearse(fetched)
         for identity, data in fetched.messages:
-            if identity in fetched.suspects:
-                await self._rehearsal.of_message(identity, data)
             self._hand.take_message(identity)
             self._accept(identity, data)
         for job in fetched.jobs:
-            if job.was_orphan and self._jobs is not None:
-                await self._rehearsal.of_job(f"{self._jobs.name}:{job.id}", job.data)
             self._hand.take_job(job.id)
             self._accept_job(job)
         self._trouble.over()
         self.listen(fetched.listens, beater)
         return bool(fetched.messages or fetched.jobs or fetched.unsorted)
+
+    async def _rehearse(self, fetched: Fetched) -> None:
+        # All of them before any is worked on: what one does in the meantime isn't another's fault.
+        for identity, data in fetched.messages:
+            if identity in fetched.suspects:
+                await self._rehearsal.of_message(identity, data)
+        for job in fetched.jobs:
+            if job.was_orphan and self._jobs is not None:
+                await self._rehearsal.of_job(f"{self._jobs.name}:{job.id}", job.data)
 
     async def _until_room(self) -> None:
         while not self._hand.room.is_set():

@@ -228,6 +228,8 @@ class MessageQueue:
     async def give_back_all_but(self, known: "set[str]") -> None:
         """Gives back what was fetched by a call whose answer was lost; if it hasn't arrived yet, it will do nothing."""
         await self._fence.up()
+        # A rehearsal whose end was lost is over, too.
+        await self._client.hdel(keys.REHEARSALS, self._process)
         await self._settle_all([Settlement("stranded", "", (" ".join(known).encode(*_IDS),))])
 
     async def leave(self) -> None:

@@ -11,7 +11,8 @@ Build = Callable[[object], None]
 
 
 class Rehearsal:
-    """One process's. Nothing else happens in it while a mail is built, so a death then is that mail's doing."""
+    """One process's. Nothing else happens in it while a mail is built, and little between that and what Redis is told,
+    so two deaths running are most likely that mail's doing."""
 
     def __init__(self, queue: MessageQueue, build: Build, build_job: Build) -> None:
         """
