@@ -21,7 +21,8 @@ def show_inbox() -> int:
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     console.print(f"\nThe newest one, {path}:\n", markup=False)
     for name in ("From", "To", "Subject", "Date", "Message-ID", "List-Unsubscribe", "List-Unsubscribe-Post"):
-        console.print(f"{name}: {message[name]}", markup=False)
+        if name in message:
+            console.print(f"{name}: {message[name]}", markup=False)
     text = message.get_body(("plain",))
     if text is not None:
         console.print(f"\n{text.get_content()[:400]} …", markup=False)

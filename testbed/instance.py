@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Instance:
 
     def shell(self, host: str, words: list[str]) -> int:
         """Runs a command on a host, or a login shell; returns its exit code."""
-        terminal = ["--interactive", "--tty"] if not words else ["--interactive"]
+        terminal = ["--interactive", "--tty"] if not words and sys.stdin.isatty() else ["--interactive"]
         done = subprocess.run(
             [*command(), "exec", *terminal, self.container(host), *(words or ["bash", "--login"])],
             env=environment(),

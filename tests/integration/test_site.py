@@ -42,8 +42,9 @@ def test_a_host_that_cannot_be_reached(site: Site) -> None:
     assert "Check its address, port, user and key in the inventory's hosts.yml, and that it is up." in printed
 
 
-def test_an_empty_inventory(tmp_path: Path) -> None:
-    done = run_playbook("playbooks/site.yml", [EMPTY], tmp_path, {})
+@pytest.mark.parametrize("verb", ["site", "deploy", "status", "verify", "drain", "retire"])
+def test_an_empty_inventory(tmp_path: Path, verb: str) -> None:
+    done = run_playbook(f"playbooks/{verb}.yml", [EMPTY], tmp_path, {})
     assert done.returncode != 0
     assert "The inventory has no hosts in the group mail_workers: copy inventory/example" in " ".join(
         done.stdout.split()

@@ -210,9 +210,9 @@ def show(status: Status) -> Iterator[str]:
     for limit, used in zip(account.limits, account.used, strict=True):
         yield f"limit      {used} of {limit.mails} mails in {duration(limit.window_ms / 1000)}"
     yield (
-        f"redis      {status.commands:,} commands this month, ${_price(status.commands):.2f} at Upstash's price;"
-        f" scripts ran {status.commands_inside:,} more, with which it would be"
-        f" ${_price(status.commands + status.commands_inside):.2f}"
+        f"redis      {status.commands:,} commands this month: ${_price(status.commands):.2f} at Upstash's price after"
+        f" {FREE_COMMANDS:,} free ones, or ${_price(status.commands + status.commands_inside):.2f} if it bills the"
+        f" {status.commands_inside:,} that scripts ran, too"
     )
 
 
