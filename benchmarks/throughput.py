@@ -52,12 +52,18 @@ def mails_of(mails: int, concurrency: int, delay_ms: int) -> int:
 
 
 def measure(
-    setup: Bench, peer: str, mails: int, concurrency: int, delay_ms: int, rounds: int, *, one_body: bool
-) -> dict[str, float]:
-    """The medians of several runs."""
+    setup: Bench, peers: list[str], mails: int, concurrency: int, delay_ms: int, rounds: int, *, one_body: bool
+) -> dict[str, dict[str, float]]:
+    """The medians of several runs of each peer, which take turns: the machine may be slower for a while."""
     mails = mails_of(mails, concurrency, delay_ms)
-    runs = [run(peer, setup, mails, concurrency, delay_ms, one_body) for _ in range(rounds)]
-    return {name: statistics.median(result[name] for result in runs) for name in runs[0]}
+    runs: dict[str, list[dict[str, float]]] = {peer: [] for peer in peers}
+    for _ in range(rounds):
+        for peer in peers:
+            runs[peer].append(run(peer, setup, mails, concurrency, delay_ms, one_body))
+    return {
+        peer: {name: statistics.median(result[name] for result in results) for name in results[0]}
+        for peer, results in runs.items()
+    }
 
 
 def numbers(text: str) -> list[int]:
@@ -81,11 +87,10 @@ def main() -> None:
     with bench() as setup:
         for delay_ms, concurrency in itertools.product(options.delay_ms, options.concurrency):
             ideal = concurrency / delay_ms * 1000 if delay_ms else None
-            cell = {}
-            for peer in peers:
-                result = cell[peer] = measure(
-                    setup, peer, options.mails, concurrency, delay_ms, options.rounds, one_body=options.one_body
-                )
+            cell = measure(
+                setup, peers, options.mails, concurrency, delay_ms, options.rounds, one_body=options.one_body
+            )
+            for peer, result in cell.items():
                 share = f"{result['mails_per_second'] / ideal:8.0%}" if ideal else "       -"
                 print(
                     f"{peer:6} {concurrency:8} {delay_ms:9} {result['mails_per_second']:9.0f}   {share}"
