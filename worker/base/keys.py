@@ -43,7 +43,7 @@ PLAIN_HEARTBEATS = f"{QUEUE_NAMESPACE}:__heartbeats__"
 
 #: ZSET process → ms of its last sign of life (lua/clock.lua).
 ALIVE = "mail:alive"
-#: STRING: there was something to do in the last minutes, so that idle processes look after the others (lua/beat.lua).
+#: STRING: there was something to do in the last minutes, so that idle processes look after the others (lua/rest.lua).
 AWAKE = "mail:awake"
 #: HASH process → number: what a process asked before it raised it does nothing any more (lua/fetch.lua).
 FENCES = "mail:fences"

@@ -25,8 +25,9 @@
 -- works by now, -2 while the fleet has all that it may have, or others come first; of `stop`, until the next try. Of
 -- `same` a list: fail, again, account or campaign, and the last two with recipients, domains, seconds, mails that were
 -- accepted, and the reply, as they were when the account was paused.
--- Behind pace.lua and same_words.lua.
 --
+-- Behind pace.lua and same_words.lua.
+
 -- Who wants a connection asks twice a second.
 local WANTING_MS = 3000
 local STRAINED_FROM = 10

@@ -154,14 +154,14 @@ local function promote()
   if redis.call('EXISTS', DELAYED, DUE) == 0 then
     return ''
   end
-  if redis.call('EXISTS', DELAYED) == 1 then
-    redis.call('SET', AWAKE_FOR_DELAYS, '1', 'EX', AWAKE_FOR_DELAYS_SECONDS)
-  end
   local bytes = 0
-  for _ = 1, 100 do
+  for number = 1, 100 do
     local id = bytes < PROMOTE_BYTES and redis.call('LPOP', DELAYED)
     if not id then
       break
+    end
+    if number == 1 then
+      redis.call('SET', AWAKE_FOR_DELAYS, '1', 'EX', AWAKE_FOR_DELAYS_SECONDS)
     end
     local data = redis.call('HGET', DELAYED_MESSAGES, id)
     if data then
