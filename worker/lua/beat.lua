@@ -177,7 +177,6 @@ if idle and not rests then
   give_back(KEYS[16], redis.call('LRANGE', KEYS[16], 0, -1), MESSAGES, WAITING)
 end
 -- Messages in lanes wake nobody: a process that died after it had sorted them may have been the only busy one.
-local lanes = { LANES .. ':high', LANES .. ':normal', LANES .. ':low' }
 if idle and not rests and redis.call('EXISTS', unpack(lanes)) > 0 and redis.call('LLEN', WAITING) == 0 then
   for _, lane in ipairs(lanes) do
     for _, campaign in ipairs(redis.call('ZRANGE', lane, 0, -1)) do

@@ -6,6 +6,7 @@
 -- Who rests has a time in mail:alive that lies ahead.
 local AWAKE = 'mail:awake'
 local AWAKE_MS = 300000
+local lanes = { LANES .. ':high', LANES .. ':normal', LANES .. ':low' }
 
 -- Somebody has something in hand, and may die: those who rest look after it from now on.
 local function keep_awake()
@@ -24,10 +25,7 @@ local function may_rest(rest_ms, has_jobs, ...)
   if redis.call('ZCOUNT', ALIVE, '-inf', NOW_MS - rest_ms) > 0 then
     return false
   end
-  local asked = { AWAKE, AWAKE_FOR_DELAYS, WAITING, ... }
-  for _, class in ipairs(CLASSES) do
-    asked[#asked + 1] = LANES .. ':' .. class
-  end
+  local asked = { AWAKE, AWAKE_FOR_DELAYS, WAITING, lanes[1], lanes[2], lanes[3], ... }
   if has_jobs then
     for _, name in ipairs({ 'wait', 'paused', 'prioritized', 'active' }) do
       asked[#asked + 1] = QUEUE .. name
