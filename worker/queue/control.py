@@ -16,7 +16,7 @@ from worker.mail.same_words import same_words
 
 DROP_AT_ONCE = 1000
 #: Each takes some 20 µs in Redis, which serves nobody else meanwhile.
-UNPARK_AT_ONCE = 200
+UNPARK_AT_ONCE = 100
 #: Few mails take longer; who waits for them is told which may still arrive.
 LAST_MAILS_SECONDS = 200.0
 LOOK_EVERY_SECONDS = 0.2
