@@ -7,13 +7,13 @@ import sys
 
 from worker import cli
 from worker.mail import message
-from worker.mail.text import text_of_campaign
+from worker.mail.alike import text_of_campaign
 
 
-def text_or_death(html: str) -> str:
+def text_or_death(html: str, campaign_id: str | None) -> str:
     if "deadly" in html:
         os.kill(os.getpid(), signal.SIGKILL)
-    return text_of_campaign(html)
+    return text_of_campaign(html, campaign_id)
 
 
 vars(message)["text_of_campaign"] = text_or_death

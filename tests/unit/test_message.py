@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from worker.errors import InvalidJob
 from worker.mail.addresses import Address
-from worker.mail.jobs import Defaults, parse_job
+from worker.mail.jobs import parse_job
 from worker.mail.message import Mail, build_mail
 from worker.mail.text import text_from_html
 
@@ -145,22 +145,3 @@ def test_hostile_html_ends_soon() -> None:
 
 def test_an_address_shows_its_domain() -> None:
     assert Address("", "a@b.example").domain == "b.example"
-
-
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=40)
-BODIES = st.sampled_from(
-    [
-        "<p>Hello {{name}}</p>",
-        "<h1>{{ name }}!</h1><a href='https://x.example/?n={{name}}'>for {{name}}</a>",
-        "<td>{{name}}<td>{{name}}<br>{{\nname }}<li>{{name}}",
-        "<title>{{name}}</title><p>no name",
-        "{{name}}",
-    ]
-)
-
-
-@given(NAMES, BODIES)
-def test_the_text_is_made_once_for_all_names_and_is_the_same(name: str, html: str) -> None:
-    raw = {"to": "a@example.org", "from": "b@example.org", "html": html, "subscriberName": name}
-    job = parse_job(raw, Defaults(name_placeholder=True))
-    assert Mail(job, "<1@x>", datetime.now(UTC)).text == text_from_html(job.html)

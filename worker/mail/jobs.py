@@ -53,9 +53,6 @@ class Job:
     campaign_id: str | None
     subscriber_id: str | None
     unsubscribe_url: str | None
-    #: `html` before the name was put in, if it has a place for one; the same for a whole campaign.
-    html_template: str = ""
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +95,9 @@ def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's froz
     html, text = _body(fields, "html"), _body(fields, "text")
     if not html and not text:
         raise InvalidJob("html and text are both missing")
-    html_template = name = ""
     if defaults.name_placeholder:
-        html_template, name = html, _subscriber_name(fields)
-        html, text = _NAME.sub(lambda _: escape(name), html), with_name(text, name)
+        name = _subscriber_name(fields)
+        html, text = _NAME.sub(lambda _: escape(name), html), _NAME.sub(lambda _: name, text)
     return Job(
         to=to,
         sender=sender,
@@ -113,14 +109,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's froz
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
         unsubscribe_url=_unsubscribe_url(fields),
-        html_template=html_template,
-        name=name,
     )
-
-
-def with_name(text: str, name: str) -> str:
-    """Plain text with the name in its places."""
-    return _NAME.sub(lambda _: name, text)
 
 
 def _normalise(raw: dict[object, object]) -> dict[str, object]:

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import cached_property
 
+from worker.mail.alike import text_of_campaign
 from worker.mail.header_fields import address_field, job_field, text_field
-from worker.mail.jobs import Job, with_name
-from worker.mail.text import text_of_campaign
+from worker.mail.jobs import Job
 
 # Quoted-printable triples each non-ASCII byte, base64 adds a third to all: they break even at a sixth.
 _BASE64_FROM_SHARE = 6
@@ -56,10 +56,7 @@ class Mail:
         """The text part; made from the HTML when the job has none. Empty is none."""
         if self.job.text or not self.makes_text:
             return self.job.text
-        if self.job.html_template:
-            # The HTML parser would have taken several blanks for one.
-            return with_name(text_of_campaign(self.job.html_template), " ".join(self.job.name.split()))
-        return text_of_campaign(self.job.html)
+        return text_of_campaign(self.job.html, self.job.campaign_id)
 
     @property
     def headers(self) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """A readable text part for a mail that comes with HTML only."""
 
 import re
-from functools import lru_cache
 from html import unescape
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -17,21 +16,8 @@ _EDGES = {
 }
 #: Each tag takes 700 bytes and some microseconds: a million of them ended a process on a small host.
 MAX_TAGS = 20_000
-#: Of bodies up to this length the last few texts are kept.
-MAX_KEPT_CHARACTERS = 100_000
 _TAG = re.compile(r"<[^<>]*>")
 _OTHERS = frozenset(("li", "td", "th", "br", "hr", "img", "a"))
-
-
-def text_of_campaign(html: str) -> str:
-    """The same as `text_from_html`, which takes a third of a mail's time: once for all mails of a campaign with one
-    body."""
-    return _text_from_small_html(html) if len(html) <= MAX_KEPT_CHARACTERS else text_from_html(html)
-
-
-@lru_cache(maxsize=8)
-def _text_from_small_html(html: str) -> str:
-    return text_from_html(html)
 
 
 def text_from_html(html: str) -> str:
