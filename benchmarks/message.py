@@ -11,6 +11,7 @@ from email.message import EmailMessage
 
 from worker.mail import alike
 from worker.mail.addresses import Address
+from worker.mail.job_headers import ONE_CLICK
 from worker.mail.jobs import Job
 from worker.mail.message import build_mail
 from worker.mail.text import text_from_html
@@ -20,16 +21,13 @@ MAILS = 100
 
 _HTML = "<h1>Hello Zoë</h1>\n" + "<p>Grüße: this paragraph is only here for its weight, like the next.</p>\n" * 140
 _JOB = Job(
-    to=Address("Zoë Ångström", "zoe@example.org"),
+    to=(Address("Zoë Ångström", "zoe@example.org"),),
     sender=Address("News", "news@example.com"),
-    reply_to=None,
     subject="Frühling bei uns",
     html=_HTML,
-    text="",
-    headers={},
+    headers=(("List-Unsubscribe", "<https://app.example/u/1>"), ONE_CLICK),
     campaign_id="campaign",
     subscriber_id="subscriber",
-    unsubscribe_url="https://app.example/u/1",
 )
 
 
@@ -54,7 +52,7 @@ def by_library() -> bytes:
     message = EmailMessage(policy=policy.SMTP)
     message["From"], message["To"] = "News <news@example.com>", "Zoë Ångström <zoe@example.org>"
     message["Subject"] = _JOB.subject
-    message["List-Unsubscribe"] = f"<{_JOB.unsubscribe_url}>"
+    message["List-Unsubscribe"] = _JOB.headers[0][1]
     message.set_content(text_from_html(_JOB.html))
     message.add_alternative(_JOB.html, subtype="html")
     return message.as_bytes()

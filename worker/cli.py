@@ -12,8 +12,9 @@ import redis
 
 from worker import __version__
 from worker.base.redis_client import connect, explain
-from worker.base.settings import Settings, load_settings
-from worker.errors import MailWorkerError, SettingsError
+from worker.base.settings import JobSettings, Settings, load_job_settings, load_settings
+from worker.errors import InvalidJob, MailWorkerError, SettingsError
+from worker.mail.names import use_own_names
 from worker.operating import operator_commands
 
 if TYPE_CHECKING:
@@ -28,14 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command."""
     options = _parser().parse_args(arguments)
     try:
-        settings = load_settings()
+        return _obey(options)
     except SettingsError as error:
         for mistake in error.mistakes:
             print(f"FAIL settings  {mistake}", flush=True)
         return 2
-    try:
-        command: Command = options.command
-        return command(settings, options)
     except MailWorkerError as error:
         print(error, file=sys.stderr)
     except redis.RedisError as error:
@@ -45,20 +43,36 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
+def _obey(options: argparse.Namespace) -> int:
+    if options.needs_no_service:
+        # A file's job is shown without any service.
+        jobs = load_job_settings()
+        use_own_names(jobs.own_names)
+        return _preview(jobs, options)
+    settings = load_settings()
+    use_own_names(settings.jobs.own_names)
+    command: Command = options.command
+    return command(settings, options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mail-worker", description="Sends a web app's campaign mails.")
     parser.add_argument("--version", action="version", version=f"mail-worker {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=text, description=text)
-        subparser.set_defaults(command=command)
+        subparser.set_defaults(command=command, needs_no_service=command is _preview)
         return subparser
 
     add("run", _run, "Send mails from the queue until stopped (supervisord runs this).")
     add("record", _record, "Write results to Supabase until stopped (supervisord runs this).")
     check = add("check", _check, "Check settings, Redis, Supabase and the mail server or API, each with the fix.")
     check.add_argument("--settings", action="store_true", help="check the settings only, without any connection")
+    check.add_argument("--jobs", type=Path, metavar="FILE", help="check a file's jobs, and no service")
+    show = add("preview", _preview, "Print the mail of a job as it would leave, and what each field was taken for.")
+    show.add_argument("what", metavar="FILE|ID", help="a file of jobs, a waiting message's id, or a BullMQ job's")
+    show.add_argument("--line", type=int, default=0, metavar="N", help="the job in this line of the file")
     verify = add("verify", _verify, "Wait until a host's processes are heard of and send (a deploy's gate runs this).")
     verify.add_argument("--expect", action="append", default=[], metavar="NAME=PID", type=_expectation)
     verify.add_argument("--canary", default="", metavar="ADDRESS", help="send a mail there on a campaign mail's path")
@@ -67,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("healthy", _healthy, "Say whether this host's processes are heard of in Redis (a container's health check).")
     send_test = add("send-test", _send_test, "Send one test mail past the queue.")
     send_test.add_argument("address", metavar="ADDRESS")
+    send_test.add_argument("--job", type=Path, metavar="FILE", help="send the mail of this file's first job there")
     enqueue = add("enqueue", _enqueue, "Queue the jobs of a file; nothing is queued if one of them is wrong.")
     enqueue.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or CSV with a header line (.csv)")
 
@@ -137,11 +152,43 @@ def _record(settings: Settings, options: argparse.Namespace) -> int:
 
 def _check(settings: Settings, options: argparse.Namespace) -> int:
     print("ok   settings  complete", flush=True)
+    if options.jobs is not None:
+        return _check_jobs(settings, options.jobs)
     if options.settings:
         return 0
     from worker.operating.checks import run_checks
 
     return _report(run_checks(settings))
+
+
+def _check_jobs(settings: Settings, path: Path) -> int:
+    from worker.operating.preview import unsent_fields
+    from worker.queue.producer import check_file, read_jobs
+
+    total = check_file(path, settings.jobs.defaults)
+    print(f"ok   jobs      {total:,} in {path}")
+    if words := unsent_fields((job for _, job in read_jobs(path)), settings.jobs):
+        print(f"     jobs      {words}")
+    return 0
+
+
+def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
+    from worker.operating.preview import job_of_file, job_of_queue, preview
+
+    path = Path(options.what)
+    if path.exists():
+        raw, where = job_of_file(path, options.line), str(path)
+    else:
+        settings = load_settings()
+        raw, where = job_of_queue(connect(settings.redis_url), settings.bullmq, options.what), options.what
+    try:
+        shown = preview(raw, jobs)
+    except InvalidJob as error:
+        print(f"{where} can't become a mail: {error}.", file=sys.stderr)
+        return 1
+    print("\n".join(shown.lines), file=sys.stderr)
+    sys.stdout.buffer.write(shown.mail.data)
+    return 0
 
 
 def _expectation(text: str) -> tuple[str, int]:
@@ -183,9 +230,11 @@ def _healthy(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _send_test(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.preview import job_of_file
     from worker.operating.testmail import send_test
 
-    print(send_test(settings, options.address))
+    raw = None if options.job is None else job_of_file(options.job, 0)
+    print(send_test(settings, options.address, raw))
     return 0
 
 
@@ -194,7 +243,7 @@ def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
     from worker.operating.status import duration
     from worker.queue.producer import check_file, enqueue, read_jobs
 
-    total = check_file(options.file, settings.job_defaults)
+    total = check_file(options.file, settings.jobs.defaults)
     queued = 0
     try:
         for so_far in enqueue(connect(settings.redis_url), (job for _, job in read_jobs(options.file))):

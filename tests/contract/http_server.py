@@ -4,10 +4,17 @@ import asyncio
 import json
 import ssl
 from dataclasses import dataclass, field
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from urllib.parse import parse_qs
 
 _CLOSE = "close"
 _STALL = "stall"
+
+
+def form_name(part: EmailMessage) -> str:
+    """Of a form's field."""
+    return str(dict(part.get_params(header="content-disposition") or [])["name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,26 @@ class HttpRequest:
 
     @property
     def form(self) -> dict[str, str]:
-        return {name: values[0] for name, values in parse_qs(self.body.decode(), keep_blank_values=True).items()}
+        """Of a form's fields that come several times, all in one, with commas."""
+        if self.parts:
+            found: dict[str, list[str]] = {}
+            for part in self.parts:
+                if part.get_filename() is None:
+                    name = form_name(part)
+                    found.setdefault(name, []).append(bytes(part.get_payload(decode=True)).decode())
+        else:
+            found = parse_qs(self.body.decode(), keep_blank_values=True)
+        return {name: ", ".join(values) for name, values in found.items()}
+
+    @property
+    def parts(self) -> list[EmailMessage]:
+        """Those of a form with files (RFC 7578)."""
+        if not self.headers["content-type"].startswith("multipart/"):
+            return []
+        head = f"Content-Type: {self.headers['content-type']}\r\n\r\n".encode()
+        return [
+            part for part in message_from_bytes(head + self.body, policy=policy.HTTP).walk() if not part.is_multipart()
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 arrived there."""
 
 import ssl
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any, Protocol
 
-from tests.contract.http_server import Answer, HttpServer
+from tests.contract.http_server import Answer, HttpServer, form_name
 from tests.contract.smtp_server import SmtpServer
 from worker.base.settings import Secret
 from worker.sending.transports.base import Transport
@@ -32,6 +33,13 @@ class Arrived:
     text: str
     html: str
     headers: dict[str, str]
+    cc: str = ""
+    #: Name, media type, content, and the name by which the HTML shows it.
+    files: tuple[tuple[str, str, bytes, str], ...] = ()
+    #: All to whom it goes, where the provider is told no more than that.
+    envelope: str = ""
+    bcc: str = ""
+    tags: str = ""
 
 
 class Peer(Protocol):
@@ -108,9 +116,9 @@ class SmtpPeer:
         self.server.replies = dict(self.MANNERS[manner])
 
     def arrived(self) -> list[Arrived]:
-        return [self._read(content) for _, content in self.server.accepted]
+        return [self._read(recipients, content) for recipients, content in self.server.accepted]
 
-    def _read(self, content: bytes) -> Arrived:
+    def _read(self, recipients: str, content: bytes) -> Arrived:
         mail = message_from_bytes(content, policy=policy.default)
         text, html = mail.get_body(("plain",)), mail.get_body(("html",))
         return Arrived(
@@ -121,6 +129,18 @@ class SmtpPeer:
             text=str(text.get_content()) if isinstance(text, EmailMessage) else "",
             html=str(html.get_content()) if isinstance(html, EmailMessage) else "",
             headers={name.lower(): str(value) for name, value in mail.items()},
+            cc=str(mail["Cc"] or ""),
+            files=tuple(
+                (
+                    part.get_filename() or "",
+                    part.get_content_type(),
+                    bytes(part.get_payload(decode=True)),
+                    str(part["Content-ID"] or "").strip("<>"),
+                )
+                for part in mail.walk()
+                if part.get_content_disposition()
+            ),
+            envelope=recipients,
         )
 
 
@@ -182,13 +202,20 @@ class ResendPeer(_HttpPeer):
     def arrived(self) -> list[Arrived]:
         return [
             Arrived(
-                to=str(body["to"][0]),
+                to=", ".join(body["to"]),
                 sender=str(body["from"]),
-                reply_to=str(body.get("reply_to", "")),
+                reply_to=", ".join(body.get("reply_to", [])),
                 subject=str(body["subject"]),
                 text=str(body.get("text", "")),
                 html=str(body.get("html", "")),
                 headers={name.lower(): value for name, value in body["headers"].items()},
+                cc=", ".join(body.get("cc", [])),
+                bcc=", ".join(body.get("bcc", [])),
+                files=tuple(
+                    (one["filename"], one["content_type"], b64decode(one["content"]), one.get("content_id", ""))
+                    for one in body.get("attachments", [])
+                ),
+                tags=", ".join(f"{one['name']}={one['value']}" for one in body.get("tags", [])),
             )
             for body in (dict[str, Any](request.json) for request in self.server.requests if request.method == "POST")
         ]
@@ -223,13 +250,23 @@ class SendGridPeer(_HttpPeer):
                 parts = {part["type"]: part["value"] for part in body["content"]}
                 found.append(
                     Arrived(
-                        to=_join(body["personalizations"][0]["to"][0]),
+                        to=_join_all(body["personalizations"][0]["to"]),
                         sender=_join(body["from"]),
-                        reply_to=_join(body["reply_to"]) if "reply_to" in body else "",
+                        reply_to=_join_all([body["reply_to"]] if "reply_to" in body else body.get("reply_to_list", [])),
                         subject=body["subject"],
                         text=parts.get("text/plain", ""),
                         html=parts.get("text/html", ""),
                         headers={name.lower(): value for name, value in body["headers"].items()},
+                        cc=_join_all(body["personalizations"][0].get("cc", [])),
+                        bcc=_join_all(body["personalizations"][0].get("bcc", [])),
+                        files=tuple(
+                            (one["filename"], one["type"], b64decode(one["content"]), one.get("content_id", ""))
+                            for one in body.get("attachments", [])
+                        ),
+                        tags=", ".join(
+                            [*body.get("categories", [])]
+                            + [f"{name}={value}" for name, value in body.get("custom_args", {}).items()]
+                        ),
                     )
                 )
         return found
@@ -262,9 +299,31 @@ class MailgunPeer(_HttpPeer):
                 text=form.get("text", ""),
                 html=form.get("html", ""),
                 headers={name[2:].lower(): value for name, value in form.items() if name.startswith("h:")},
+                cc=form.get("cc", ""),
+                bcc=form.get("bcc", ""),
+                files=tuple(
+                    (
+                        part.get_filename() or "",
+                        part.get_content_type(),
+                        bytes(part.get_payload(decode=True)),
+                        part.get_filename() or "" if form_name(part) == "inline" else "",
+                    )
+                    for part in parts
+                    if part.get_filename()
+                ),
+                tags=", ".join(
+                    ([form["o:tag"]] if "o:tag" in form else [])
+                    + [f"{name[2:]}={value}" for name, value in form.items() if name.startswith("v:")]
+                ),
             )
-            for form in (request.form for request in self.server.requests if request.method == "POST")
+            for form, parts in (
+                (request.form, request.parts) for request in self.server.requests if request.method == "POST"
+            )
         ]
+
+
+def _join_all(addresses: "list[dict[str, str]]") -> str:
+    return ", ".join(map(_join, addresses))
 
 
 def _join(address: "dict[str, str]") -> str:

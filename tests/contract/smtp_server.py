@@ -44,6 +44,7 @@ class SmtpServer:
     #: How many mails it takes on a connection before it says `full` and hangs up; 0 is no limit.
     mails_per_connection: int = 0
     full: str = "421 4.7.0 too many messages in this connection"
+    #: Recipients, with commas, and content.
     accepted: list[tuple[str, bytes]] = field(default_factory=list)
     mails_for_nobody: int = 0
     commands: list[str] = field(default_factory=list)
@@ -91,7 +92,7 @@ class SmtpServer:
             writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        recipient = ""
+        recipients: list[str] = []
         greeted = False
         mails = 0
         while line := await reader.readline():
@@ -122,6 +123,7 @@ class SmtpServer:
                     writer.write(self.full.encode() + b"\r\n")
                     return
                 mails += 1
+                recipients = []
             if verb == "AUTH":
                 self.logins.append(await self._login(text, reader, writer))
             usual = {"AUTH": "235 2.7.0 ok", "DATA": "354 go"}.get(verb, "250 2.0.0 ok")
@@ -129,25 +131,25 @@ class SmtpServer:
             if not await self._answer(writer, verb, self.recipients.get(address, usual)):
                 return
             if address and "RCPT" not in self.replies and address not in self.recipients:
-                recipient = address
+                recipients.append(address)
             if verb == "DATA" and self.takes_nothing:
                 await asyncio.sleep(3600)
             if verb == "DATA" and self.replies.get("DATA", "354").startswith("354"):
                 content = await self._content(reader, writer)
                 if content is None:
                     return
-                if not recipient:
+                if not recipients:
                     self.mails_for_nobody += 1
                     writer.write(b"554 5.5.1 no valid recipients\r\n")
                     continue
                 if not content:
-                    recipient = ""
+                    recipients = []
                     continue
                 if not await self._answer(writer, "CONTENT", "250 2.0.0 kept"):
                     return
                 if "CONTENT" not in self.replies:
-                    self.accepted.append((recipient, content))
-                recipient = ""
+                    self.accepted.append((", ".join(recipients), content))
+                recipients = []
 
     async def _login(self, text: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         words = text.split(" ")[2:]

@@ -199,7 +199,7 @@ async def test_a_retry_by_smtp_has_the_same_idempotency_key(transport: Transport
     for _ in range(2):
         await transport.send(mail(), Claim())
     first, second = (arrived.headers["resend-idempotency-key"] for arrived in peer.arrived())
-    assert first == second == mail().idempotency_key
+    assert first == second == mail().identity
 
 
 @on_smtp

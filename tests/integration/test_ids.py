@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from worker.base import keys
 from worker.base.redis_client import script
-from worker.mail.jobs import recipient_key
+from worker.errors import InvalidJob
+from worker.mail.jobs import parse_job
+from worker.mail.names import use_own_names
+from worker.mail.shape import recipient_key
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "ids.json").read_text(encoding="utf-8"))
 PROBE = script("ids") + "return campaign_of(decode(ARGV[1])) or false"
@@ -72,3 +75,72 @@ def test_whatever_comes(queue: redis.Redis, raw: dict[str, object]) -> None:
 def test_a_recipient_at_a_glance_is_the_jobs(queue: redis.Redis, raw: dict[str, object]) -> None:
     found: list[bytes] = queue.eval(RECIPIENT, 1, "mail:x", json.dumps(raw))
     assert found[0] == found[1]
+
+
+RECIPIENTS = json.loads((Path(__file__).parent.parent / "vectors" / "recipients.json").read_text(encoding="utf-8"))
+WHOSE = """
+local job = decode(ARGV[1])
+local campaign = campaign_of(job)
+local subscriber = campaign and recipient_of(job, campaign)
+return subscriber and { campaign, subscriber } or false
+"""
+ADDRESSES = st.sampled_from(
+    ["ann@Example.org", "Ann <ann@a.example>", "a@b (c)", " a@b ", "<a@b>", "a@b >", "x <a@b> c", ""]
+)
+TO = (
+    ADDRESSES
+    | st.none()
+    | st.integers(0, 3)
+    | st.dictionaries(st.sampled_from(["address", "email", "name"]), ADDRESSES)
+)
+MAIL = st.dictionaries(
+    st.sampled_from(["to", "email", "recipient", "toEmail", "campaignId", "subscriber_id", "subject"]),
+    TO | st.lists(TO, max_size=2),
+    max_size=4,
+)
+JOBS = st.dictionaries(
+    st.sampled_from(["to", "campaignId", "data", "email", "mail", "list"]), TO | MAIL | st.lists(MAIL)
+)
+
+
+def whose_by_lua(queue: redis.Redis, raw: object) -> tuple[str, str] | None:
+    found: list[bytes] | None = queue.eval(script("ids") + WHOSE, 1, "mail:x", json.dumps(raw))
+    return (found[0].decode(), found[1].decode()) if found else None
+
+
+@pytest.mark.parametrize("vector", RECIPIENTS, ids=lambda vector: json.dumps(vector["job"])[:70])
+def test_whose_mail_it_is(vector: dict[str, object], queue: redis.Redis) -> None:
+    expected = tuple(vector["recipient"]) if isinstance(vector["recipient"], list) else None
+    assert recipient_key(vector["job"]) == expected
+    assert whose_by_lua(queue, vector["job"]) == expected
+
+
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JOBS)
+def test_whose_mail_it_is_whatever_comes(queue: redis.Redis, raw: dict[str, object]) -> None:
+    assert whose_by_lua(queue, raw) == recipient_key(raw)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(JOBS)
+def test_a_job_that_is_a_mail_is_its_recipients(queue: redis.Redis, raw: dict[str, object]) -> None:
+    try:
+        job = parse_job({"from": "a@example.org", "text": "x", **raw})
+    except InvalidJob:
+        return
+    found = recipient_key(raw)
+    assert found == (None if job.campaign_id is None else (job.campaign_id, job.subscriber_id))
+
+
+def test_an_apps_own_names_count_in_redis_too(queue: redis.Redis) -> None:
+    use_own_names({"to": "userEmail", "campaignId": "mailingId", "subscriberId": "userId"})
+    try:
+        raw = {"mailingId": 7, "userId": "u", "campaignId": 8, "userEmail": "ann@example.org"}
+        assert recipient_key(raw) == whose_by_lua(queue, raw) == ("7", "u")
+        assert recipient_key({**raw, "userId": None}) == ("7", "ann@example.org")
+        assert whose_by_lua(queue, {**raw, "userId": None}) == ("7", "ann@example.org")
+        probe = script("clock", "ids", "lanes") + "return glance(ARGV[1], CAMPAIGN_NAMES) or false"
+        job = '{"html":"the mailingId","mailingId":7}'
+        assert queue.eval(probe, len(keys.QUEUE_KEYS), *keys.QUEUE_KEYS, job) == b"7"
+    finally:
+        use_own_names({})

@@ -295,6 +295,25 @@ async def test_a_limit_of_a_day_counts_to_the_mail(ledgers: Ledgers) -> None:
     assert verdicts == [Verdict.CLAIMED] * 5 + [Verdict.WAIT] * 5
 
 
+async def test_a_mail_counts_as_often_as_it_has_recipients(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1", limits=(Limit(5, 60_000),))
+    assert (await ledger.claim(mail(1), "p1:1*3"))[0] is Verdict.CLAIMED
+    # Three of five places are taken, on its way and afterwards.
+    assert (await ledger.claim(mail(2), "p1:2*3"))[0] is Verdict.WAIT
+    await ledger.record(mail(1), "p1:1*3", Sent("250"))
+    assert (await ledger.claim(mail(2), "p1:2*3"))[0] is Verdict.WAIT
+    assert (await ledger.claim(mail(3), "p1:3*2"))[0] is Verdict.CLAIMED
+    await ledger.record(mail(3), "p1:3*2", Sent("250"))
+    assert (await ledger.claim(mail(4), "p1:4"))[0] is Verdict.WAIT
+
+
+async def test_a_mail_to_more_than_the_limit_goes_alone(ledgers: Ledgers) -> None:
+    ledger = ledgers.of("p1", limits=(Limit(2, 1000),))
+    assert (await ledger.claim(mail(1), "p1:1*9"))[0] is Verdict.CLAIMED
+    await ledger.record(mail(1), "p1:1*9", Retry("450"))
+    assert (await ledger.claim(mail(2), "p1:2"))[0] is Verdict.WAIT
+
+
 async def test_a_dead_processs_mails_in_flight_count_as_sent(ledgers: Ledgers) -> None:
     ledger = ledgers.of("p1", limits=(Limit(2, 60_000),))
     for number in range(2):

@@ -94,13 +94,14 @@ def test_the_environment_comes_out_as_it_went_in(rendered: Path) -> None:
     assert settings.smtp_password == GOOD["worker_smtp_password"]
     assert settings.mail_from is not None
     assert settings.mail_from.name == "Zoë 'Z'"
-    assert settings.job_defaults.reply_to is not None
-    assert settings.job_defaults.reply_to.name == "O'Hara"
+    assert settings.jobs.defaults.reply_to is not None
+    assert settings.jobs.defaults.reply_to.name == "O'Hara"
     # YAML's numbers are texts there.
-    assert settings.job_defaults.headers == {**cast(dict[str, str], GOOD["worker_headers"]), "X-Priority": "3"}
-    assert (settings.bullmq, settings.name_placeholder) == ("{bull}:mail-queue", True)
+    assert settings.jobs.defaults.headers == {**cast(dict[str, str], GOOD["worker_headers"]), "X-Priority": "3"}
+    assert (settings.bullmq, settings.jobs.defaults.placeholders) == ("{bull}:mail-queue", "name")
+    assert settings.jobs.own_names == {}
     assert (settings.bullmq_keep_completed, settings.bullmq_keep_failed) == (1000, 5000)
-    assert settings.makes_text
+    assert settings.jobs.makes_text
     assert settings.concurrency == 5
     assert settings.smtp_implicit_tls
 
@@ -109,7 +110,8 @@ def test_the_environment_comes_out_as_it_went_in(rendered: Path) -> None:
 def test_an_empty_queue_switches_bullmq_off(empty: str | None, tmp_path: Path) -> None:
     variables: dict[str, object] = {
         "worker_bullmq_queue": empty,
-        "worker_name_placeholder": False,
+        "worker_placeholders": "none",
+        "worker_job_fields": {"email": "userEmail", "html": "emailBody"},
         "worker_headers": {},
         "worker_mail_text_part": "none",
     }
@@ -119,6 +121,7 @@ def test_an_empty_queue_switches_bullmq_off(empty: str | None, tmp_path: Path) -
     for name in ("worker.env", "container.env"):
         settings = load_settings({ENV_FILE_VARIABLE: str(tmp_path / name)})
         assert settings.bullmq == ""
-        assert not settings.name_placeholder
-        assert settings.job_defaults.headers == {}
-        assert not settings.makes_text
+        assert settings.jobs.defaults.placeholders == "none"
+        assert settings.jobs.own_names == {"to": "userEmail", "html": "emailBody"}
+        assert settings.jobs.defaults.headers == {}
+        assert not settings.jobs.makes_text

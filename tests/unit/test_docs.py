@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from worker.errors import InvalidJob
 from worker.mail.addresses import Address
 from worker.mail.jobs import Defaults, parse_job
+from worker.mail.message import build_mail
+from worker.mail.names import NAMES, REFUSED
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -67,11 +70,36 @@ def test_every_variable_of_the_environment_is_documented() -> None:
 def test_the_example_of_a_job_is_one() -> None:
     page = (CHECKOUT / "docs/operate.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
-    assert parse_job(json.loads(example)).to.name == "Ann"
+    assert parse_job(json.loads(example)).to[0].name == "Ann"
+
+
+JOBS = (CHECKOUT / "docs/jobs.md").read_text(encoding="utf-8")
+DEFAULTS = Defaults(sender=Address("", "news@example.com"), placeholders="fields")
+
+
+@pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)\n```", JOBS, re.DOTALL))
+def test_each_example_of_a_job_is_one(example: str) -> None:
+    job = parse_job(json.loads(example), DEFAULTS)
+    assert build_mail(job, "id").data
+    assert job.unsent == ()
+
+
+@pytest.mark.parametrize(("example", "words"), re.findall(r"```json refused\n(.*?)\n```\n\n> (.*?)\n", JOBS, re.DOTALL))
+def test_each_example_of_a_wrong_job_is_refused(example: str, words: str) -> None:
+    with pytest.raises(InvalidJob, match=re.escape(words)):
+        parse_job(json.loads(example), DEFAULTS)
+
+
+def test_every_name_of_a_field_is_documented() -> None:
+    for canonical, names in NAMES.items():
+        for name in names:
+            assert f"`{name}`" in JOBS, (canonical, name)
+    for name, why in REFUSED.items():
+        assert f"| `{name}` | {why} |" in JOBS
 
 
 def test_the_example_of_an_apps_job_is_one() -> None:
     page = (CHECKOUT / "docs/migrate-from-bullmq.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
-    job = parse_job(json.loads(example), Defaults(sender=Address("", "news@example.com"), name_placeholder=True))
-    assert (job.to.email, job.html) == ("ann@example.org", "<p>Hello Ann</p>")
+    job = parse_job(json.loads(example), Defaults(sender=Address("", "news@example.com"), placeholders="name"))
+    assert (job.to[0].email, job.html) == ("ann@example.org", "<p>Hello Ann</p>")

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.errors import InvalidJob
-from worker.mail.jobs import parse_headers, parse_job
+from worker.mail.job_headers import read_headers
+from worker.mail.jobs import parse_job
 from worker.mail.message import Mail, build_mail
 
 JOB: dict[str, Any] = {"to": "zoe@example.com", "from": "news@sender.example", "subject": "Hello", "text": "Hi"}
@@ -136,7 +137,7 @@ def test_the_longest_url_has_a_line_of_its_own() -> None:
     with pytest.raises(InvalidJob, match=r"unsubscribeUrl has 996 characters.* 995 .*can't be split"):
         mail_of(unsubscribeUrl=url + "x")
     with pytest.raises(InvalidJob, match=r"headers.List-Post holds 998 characters without a blank"):
-        parse_headers({"List-Post": f"<{url}x>"})
+        read_headers({"List-Post": f"<{url}x>"})
 
 
 def test_the_words_beside_an_address_are_encoded_alone() -> None:
@@ -145,7 +146,7 @@ def test_the_words_beside_an_address_are_encoded_alone() -> None:
     assert message["Errors-To"] == "Zoë <e@a.example>"
     for value in ("<https://a.example/ü>", "zoë@a.example", "https://a.example/ü"):
         with pytest.raises(InvalidJob, match=r"headers.List-Post holds an address or URL with non-ASCII"):
-            parse_headers({"List-Post": value})
+            read_headers({"List-Post": value})
 
 
 def test_a_reply_to_may_need_smtputf8() -> None:

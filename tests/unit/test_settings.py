@@ -182,7 +182,7 @@ def test_the_queue_of_the_web_app() -> None:
 def test_what_jobs_get_that_do_not_say_it() -> None:
     defaults = load_settings(
         {**GOOD, "MAIL_REPLY_TO": "Team <team@example.com>", "MAIL_HEADERS": '{"X-Priority":"3"}'}
-    ).job_defaults
+    ).jobs.defaults
     assert defaults.reply_to is not None
     assert (defaults.reply_to.email, dict(defaults.headers)) == ("team@example.com", {"X-Priority": "3"})
     assert "MAIL_HEADERS must be a JSON object" in mistakes_of(MAIL_HEADERS="X-Priority: 3")[0]

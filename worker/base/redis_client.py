@@ -15,6 +15,7 @@ from redis.retry import Retry
 from worker.base.counted_script import CountedAsyncScript, CountedScript
 from worker.base.dialing import dial, dial_blocking
 from worker.base.settings import Secret
+from worker.mail.names import field_names
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 #: A socket that stalls this long counts as cut. Blocking commands ask for less.
@@ -217,6 +218,17 @@ _EVEN_IF_FULL = "redis.call('DEL', KEYS[1] .. ':none')\n"
 
 def script(*names: str) -> str:
     """The text of lua/….lua; where there are several, those in front hold functions that the last one uses."""
-    return _EVEN_IF_FULL + "".join(
-        files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names
+    return (
+        _EVEN_IF_FULL
+        + (_id_names() if "ids" in names else "")
+        + "".join(files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names)
+    )
+
+
+def _id_names() -> str:
+    """For lua/ids.lua."""
+    lists = {"CAMPAIGN": "campaignId", "SUBSCRIBER": "subscriberId", "RECIPIENT": "to"}
+    return "".join(
+        f"local {name}_NAMES = {{ {', '.join(repr(spelling) for spelling in field_names().of(field))} }}\n"
+        for name, field in lists.items()
     )

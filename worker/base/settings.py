@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -16,7 +16,10 @@ from dotenv import dotenv_values
 
 from worker.errors import InvalidJob, SettingsError
 from worker.mail.addresses import Address, parse_address
-from worker.mail.jobs import Defaults, parse_headers
+from worker.mail.content import Placeholders
+from worker.mail.job_headers import read_headers
+from worker.mail.jobs import Defaults
+from worker.mail.names import FieldNames
 from worker.mail.pacing import Limit, parse_rate
 
 ENV_FILE_VARIABLE = "MAIL_WORKER_ENV_FILE"
@@ -31,6 +34,7 @@ SmtpAuth = Literal["auto", "plain", "login", "xoauth2"]
 TRANSPORTS = ("smtp", "resend", "sendgrid", "mailgun")
 
 
+Read = TypeVar("Read")
 Choice = TypeVar("Choice", bound=str)
 
 
@@ -41,6 +45,17 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'***'"
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """By what jobs become mails."""
+
+    defaults: Defaults
+    #: What a mail is made of → the app's own name for it in its jobs.
+    own_names: dict[str, str]
+    #: Whether a text part is made for jobs that have HTML alone.
+    makes_text: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +87,7 @@ class Settings:
     pause_above_percent: int
     account_pause_seconds: int
     dead_after_seconds: int
-    #: What jobs get that don't say it themselves; BullMQ's have their own placeholder for a name besides.
-    job_defaults: Defaults
-    name_placeholder: bool
-    #: Whether a text part is made for jobs that have HTML alone.
-    makes_text: bool
+    jobs: JobSettings
     #: Empty: there's no such queue.
     bullmq_queue: str
     bullmq_prefix: str
@@ -103,7 +114,7 @@ class Settings:
     @property
     def mail_from(self) -> Address | None:
         """The sender of mails whose jobs name none."""
-        return self.job_defaults.sender
+        return self.jobs.defaults.sender
 
     @property
     def bullmq(self) -> str:
@@ -129,10 +140,23 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     Raises:
         SettingsError: with every mistake at once; values are shown only where they can't be secret.
     """
+    return _load(_read, environ)
+
+
+def load_job_settings(environ: Mapping[str, str] | None = None) -> JobSettings:
+    """Those alone by which jobs become mails; no service needs to be set.
+
+    Raises:
+        SettingsError: with every mistake at once.
+    """
+    return _load(_jobs, environ)
+
+
+def _load(read: Callable[["_Reader"], Read], environ: Mapping[str, str] | None) -> Read:
     environ = os.environ if environ is None else environ
     path = Path(environ.get(ENV_FILE_VARIABLE) or DEFAULT_ENV_FILE)
     reader = _Reader({**_read_file(path, required=ENV_FILE_VARIABLE in environ), **environ}, path)
-    settings = _read(reader)
+    settings = read(reader)
     if reader.mistakes:
         raise SettingsError(reader.mistakes)
     return settings
@@ -188,11 +212,7 @@ def _read(reader: "_Reader") -> Settings:
         pause_above_percent=reader.integer("MAIL_PAUSE_ABOVE_PERCENT", default=20, low=1, high=100),
         account_pause_seconds=reader.integer("MAIL_ACCOUNT_PAUSE_SECONDS", default=60, low=1, high=86_400),
         dead_after_seconds=reader.integer("WORKER_DEAD_AFTER_SECONDS", default=36, low=4, high=600),
-        job_defaults=Defaults(
-            sender=_sender(reader), reply_to=reader.address("MAIL_REPLY_TO"), headers=reader.headers("MAIL_HEADERS")
-        ),
-        name_placeholder=reader.choice("MAIL_NAME_PLACEHOLDER", "on", ("on", "off")) == "on",
-        makes_text=reader.choice("MAIL_TEXT_PART", "auto", ("auto", "none")) == "auto",
+        jobs=_jobs(reader),
         bullmq_queue=reader.queue_name("BULLMQ_QUEUE", "mail-queue"),
         bullmq_prefix=reader.queue_name("BULLMQ_PREFIX", "bull", colon=True) or "bull",
         bullmq_keep_completed=reader.integer("BULLMQ_KEEP_COMPLETED", default=1000, low=0, high=1_000_000),
@@ -212,6 +232,19 @@ def _read(reader: "_Reader") -> Settings:
         recipient_sent_column=reader.identifier("SUPABASE_RECIPIENT_SENT_COLUMN", "sent"),
         recipient_sent_at_column=reader.identifier("SUPABASE_RECIPIENT_SENT_AT_COLUMN", "sent_at"),
         recipient_error_column=reader.identifier("SUPABASE_RECIPIENT_ERROR_COLUMN", ""),
+    )
+
+
+def _jobs(reader: "_Reader") -> JobSettings:
+    return JobSettings(
+        Defaults(
+            sender=_sender(reader),
+            reply_to=reader.address("MAIL_REPLY_TO"),
+            headers=reader.headers("MAIL_HEADERS"),
+            placeholders=reader.choice("MAIL_PLACEHOLDERS", "name", get_args(Placeholders)),
+        ),
+        own_names=reader.field_names("MAIL_FIELDS"),
+        makes_text=reader.choice("MAIL_TEXT_PART", "auto", ("auto", "none")) == "auto",
     )
 
 
@@ -310,12 +343,30 @@ class _Reader:
         if not value:
             return {}
         try:
-            return parse_headers(json.loads(value))
+            return dict(read_headers(json.loads(value)))
         except (ValueError, RecursionError):
             self._mistake(f'{name} must be a JSON object like {{"X-Priority":"3"}}', name)
         except InvalidJob as error:
             self._mistake(f"{name}: {error}", name)
         return {}
+
+    def field_names(self, name: str) -> dict[str, str]:
+        """`email=userEmail,html=emailBody` as what a mail is made of → the app's own name for it."""
+        own: dict[str, str] = {}
+        for pair in filter(None, (part.strip() for part in self.text(name, default="").split(","))):
+            ours, _, theirs = (part.strip() for part in pair.partition("="))
+            known = FieldNames().known(ours)
+            if known is None or not re.fullmatch(r"[A-Za-z_][\w-]{0,99}", theirs):
+                self._mistake(
+                    f"{name} holds {pair!r}, but must look like email=userEmail,html=emailBody, with a name of"
+                    " docs/jobs.md in front of each =",
+                    name,
+                )
+            elif known[0] in own:
+                self._mistake(f"{name} names {known[0]} twice", name)
+            else:
+                own[known[0]] = theirs
+        return own
 
     def queue_name(self, name: str, default: str, *, colon: bool = False) -> str:
         """A queue's name or its prefix; set and empty is empty."""

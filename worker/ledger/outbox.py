@@ -13,7 +13,7 @@ import redis
 
 from worker.base import keys
 from worker.mail.fields import shorten
-from worker.mail.jobs import MAX_ID_CHARACTERS
+from worker.mail.shape import MAX_ID_CHARACTERS
 
 GROUP = "recorder"
 ABANDONED_AFTER_MS = 60_000

@@ -17,7 +17,8 @@
 --           BullMQ job, or its id is empty.
 --
 -- A limit of N mails in a window holds wherever one measures it between claim and result: a mail takes its place with
--- the claim, and leaves it a window's length after its result (lua/record.lua).
+-- the claim, and leaves it a window's length after its result (lua/record.lua). One of several recipients takes as many:
+-- its claimant ends with *N, and its further places are the claimants …*N+2 to …*N+N.
 --
 -- Returns nothing if it comes late, or verdict and ms to wait in turn:
 --   claimed    the mail is the caller's to send
@@ -69,10 +70,16 @@ end
 
 local flight = redis.call('ZCARD', KEYS[5])
 
-local function limits_wait_ms()
+-- A mail counts as often as it has recipients, which its claimant tells.
+local function places_of(claimant)
+  return tonumber(string.match(claimant, '%*(%d+)$')) or 1
+end
+
+local function limits_wait_ms(places)
   local wait_ms = 0
   for i, limit in ipairs(config.limits) do
-    local free_after = limit[1] - flight
+    -- One that is more than the limit goes alone.
+    local free_after = limit[1] - flight - (math.min(places, limit[1]) - 1)
     if free_after <= 0 then
       wait_ms = math.max(wait_ms, 50)
     else
@@ -91,7 +98,8 @@ local function take_place(claimant)
   if account.stopped and NOW_MS < account.stopped_until then
     return account.stopped_until - NOW_MS
   end
-  local wait_ms = math.max((account.hold_until or 0) - NOW_MS, limits_wait_ms())
+  local places = places_of(claimant)
+  local wait_ms = math.max((account.hold_until or 0) - NOW_MS, limits_wait_ms(places))
   if interval_ms > 0 then
     wait_ms = math.max(wait_ms, (account.next_ms or 0) - NOW_MS)
   end
@@ -103,7 +111,7 @@ local function take_place(claimant)
     set('stopped_until', NOW_MS + account.pause_ms)
   end
   if interval_ms > 0 then
-    set('next_ms', NOW_MS + interval_ms)
+    set('next_ms', NOW_MS + interval_ms * places)
   end
   local period = math.floor(NOW_MS / 10000)
   if account.period ~= period then
@@ -111,13 +119,13 @@ local function take_place(claimant)
     set('period', period)
     set('granted', 0)
   end
-  set('granted', account.granted + 1)
+  set('granted', account.granted + places)
   if NOW_MS - (account.granted_at or 0) > IDLE_MS then
     set('busy_since', NOW_MS)
   end
   set('granted_at', NOW_MS)
-  if redis.call('ZADD', KEYS[5], NOW_MS, claimant) == 1 then
-    flight = flight + 1
+  for place = 1, places do
+    flight = flight + redis.call('ZADD', KEYS[5], NOW_MS, place == 1 and claimant or claimant .. '+' .. place)
   end
   return 0
 end

@@ -1,5 +1,6 @@
--- What a job's campaign and subscriber are, as worker/mail/jobs.py reads them: tests/vectors/ids.json holds both to it.
--- Stands in front of each script that looks into jobs.
+-- What a job's campaign and subscriber are, as worker/mail/shape.py reads them: tests/vectors/ids.json holds both to it.
+-- Stands in front of each script that looks into jobs, behind the names of worker/mail/names.py: CAMPAIGN_NAMES,
+-- SUBSCRIBER_NAMES, RECIPIENT_NAMES.
 local MAX_ID_CHARACTERS = 200
 local LARGEST_WHOLE = 9007199254740992
 
@@ -52,35 +53,110 @@ local function id_text(value)
   return text
 end
 
--- The job's id by one of two names; the first counts, unless it's empty.
-local function id_of(job, camel, snake)
-  for _, name in ipairs({ camel, snake }) do
-    local value = job[name]
-    if value ~= nil and value ~= cjson.null and value ~= '' then
-      return id_text(value)
+local function is_empty(value)
+  return value == nil or value == cjson.null or value == '' or (type(value) == 'table' and next(value) == nil)
+end
+
+local function address_in(object)
+  for _, key in ipairs({ 'address', 'email' }) do
+    if type(object[key]) == 'string' and object[key] ~= '' then
+      return object[key]
     end
   end
 end
 
+local function has_recipient(fields)
+  for _, name in ipairs(RECIPIENT_NAMES) do
+    local value = fields[name]
+    if type(value) == 'string' and value ~= '' or type(value) == 'table' and (value[1] ~= nil or address_in(value)) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Where the mail's fields are, in their order: in the only object that has a recipient, if the job itself has none.
+local function parts_of(job)
+  if not has_recipient(job) then
+    local wrapped, several = nil, false
+    for _, value in pairs(job) do
+      if type(value) == 'table' and has_recipient(value) then
+        wrapped, several = value, wrapped ~= nil
+      end
+    end
+    if wrapped and not several then
+      return { wrapped, job }
+    end
+  end
+  return { job }
+end
+
+-- The first of the values that isn't empty.
+local function value_of(parts, names)
+  for _, part in ipairs(parts) do
+    for _, name in ipairs(names) do
+      local value = part[name]
+      if value ~= nil and value ~= cjson.null and value ~= '' then
+        return value
+      end
+    end
+  end
+end
+
+-- The recipient's address as it stands in the job, its domain in small letters.
+local function address_id(fields)
+  local value
+  for _, name in ipairs(RECIPIENT_NAMES) do
+    if not is_empty(fields[name]) then
+      value = fields[name]
+      break
+    end
+  end
+  if type(value) == 'table' and value[1] ~= nil then
+    value = value[2] == nil and value[1] or nil
+  end
+  if type(value) == 'table' then
+    value = address_in(value)
+  elseif type(value) == 'string' then
+    local text = string.match(value, '^[ \t-\r]*(.-)[ \t-\r]*$')
+    value = string.match(text, '<([^<>]*)>$') or string.match(text, '^([^ \t-\r()]+)[ \t-\r]+%(') or text
+  end
+  if type(value) ~= 'string' then
+    return nil
+  end
+  local before, domain = string.match(string.match(value, '^[ \t-\r]*(.-)[ \t-\r]*$'), '^(.*)@([^@]*)$')
+  return before and id_text(before .. '@' .. string.lower(domain)) or nil
+end
+
 local function campaign_of(job)
-  return type(job) == 'table' and id_of(job, 'campaignId', 'campaign_id') or nil
+  return type(job) == 'table' and id_text(value_of(parts_of(job), CAMPAIGN_NAMES)) or nil
 end
 
 -- Returns the job's subscriber if it's of this campaign.
 local function recipient_of(job, campaign)
-  return campaign_of(job) == campaign and id_of(job, 'subscriberId', 'subscriber_id') or nil
+  if campaign_of(job) ~= campaign then
+    return nil
+  end
+  local parts = parts_of(job)
+  local value = value_of(parts, SUBSCRIBER_NAMES)
+  if value == nil then
+    return address_id(parts[1])
+  end
+  return id_text(value)
 end
 
--- Where a key's name ends in the text, and whether it's there once more. It's looked for by its ending, which begins with
--- a letter that HTML seldom has: Redis's own search is fast between such letters.
-local function find_key(data, stem, ending)
+-- Where a key's name ends in the text, and whether it's there once more. It's looked for from its last capital letter
+-- or underscore on, which HTML seldom has: Redis's own search is fast between such letters.
+local function find_key(data, name)
+  local split = #(string.match(name, '^.*[A-Z_]') or ' ')
+  local stem, ending = '"' .. string.sub(name, 1, split - 1), string.sub(name, split) .. '"'
   local found, at = nil, 1
   while true do
     local first, last = string.find(data, ending, at, true)
     if not first then
       return found, false
     end
-    if string.sub(data, first - #stem - 1, first - 1) == '"' .. stem then
+    if string.sub(data, first - #stem, first - 1) == stem then
       if found then
         return found, true
       end
@@ -92,28 +168,30 @@ end
 
 -- An id of a job without reading all of its HTML, where the text tells: a key stands nowhere else than in a key's place,
 -- for in a string its quotes have a backslash. '' if no such key is there; nil if only the whole job can tell.
-local function glance(data, stem)
-  local camel, camel_again = find_key(data, stem, 'Id"')
-  local snake, snake_again = find_key(data, stem, '_id"')
-  if not camel and not snake then
+local function glance(data, names)
+  local from
+  for _, name in ipairs(names) do
+    local found, again = find_key(data, name)
+    if again or found and from then
+      return nil
+    end
+    from = from or found
+  end
+  if not from then
     return ''
   end
-  if camel and snake or camel_again or snake_again then
-    return nil
-  end
-  local from = (camel or snake) + 1
-  local text = string.match(data, '^%s*:%s*"([^"\\]*)"', from)
-  local number = string.match(data, '^%s*:%s*(%d+)%s*[,}]', from)
+  local text = string.match(data, '^%s*:%s*"([^"\\]*)"', from + 1)
+  local number = string.match(data, '^%s*:%s*(%d+)%s*[,}]', from + 1)
   return text and id_text(text) or number and id_text(tonumber(number)) or nil
 end
 
 -- As recipient_of, of a message or a job as it stands.
 local function recipient_at_a_glance(data, campaign, job_of)
-  local id = glance(data, 'campaign')
+  local id = glance(data, CAMPAIGN_NAMES)
   if id and id ~= campaign then
     return nil
   end
-  local subscriber = id and glance(data, 'subscriber')
+  local subscriber = id and glance(data, SUBSCRIBER_NAMES)
   if subscriber and subscriber ~= '' then
     return subscriber
   end

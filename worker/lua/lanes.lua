@@ -55,7 +55,7 @@ end
 
 -- The same without reading all of a mail's HTML, where the text tells.
 local function lane_at_a_glance(data)
-  return glance(data, 'campaign') or lane_of(data)
+  return glance(data, CAMPAIGN_NAMES) or lane_of(data)
 end
 
 local function lanes_of(campaign)

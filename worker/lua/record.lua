@@ -30,11 +30,17 @@ local function leave_place(claimant, accepted)
   if claimant == '' or redis.call('ZREM', KEYS[8], claimant) == 0 then
     return
   end
+  local times = { whole(NOW_MS) }
+  -- As claim.lua has taken them: one for each recipient.
+  for place = 2, tonumber(string.match(claimant, '%*(%d+)$')) or 1 do
+    redis.call('ZREM', KEYS[8], claimant .. '+' .. place)
+    times[place] = times[1]
+  end
   for i, limit in ipairs(config.limits) do
     -- What wasn't accepted still was traffic, but it spends nothing of an hour's or a day's quota.
     if accepted or limit[2] <= SHORT_WINDOW_MS then
       local key = KEYS[8 + i]
-      redis.call('RPUSH', key, whole(NOW_MS))
+      redis.call('RPUSH', key, unpack(times))
       redis.call('LTRIM', key, -limit[1], -1)
       redis.call('PEXPIRE', key, limit[2] + 1000)
     end

@@ -7,12 +7,20 @@ from functools import lru_cache
 
 from worker.errors import InvalidJob
 from worker.mail.fields import line, shorten
+from worker.mail.names import ADDRESS_KEYS
+
+#: Of one field. Providers take 50 (Resend) to 1,000 (SendGrid, Mailgun) of a mail.
+MAX_ADDRESSES = 50
+MAX_LIST_CHARACTERS = 50_000
+_LONGEST_ENTRY = 1_000
 
 # Python's own reader drops blanks and comments inside an address, which makes another one of it. Nothing is dropped
 # here: an address stands in the value as it's used.
 _NAME_AND_ADDRESS = re.compile(r"(?P<name>.*)<\s*(?P<email>[^<>]*?)\s*>")
 _ADDRESS_AND_COMMENT = re.compile(r"(?P<email>\S+)\s+\((?P<name>[^()<>@]*)\)")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+# Whatever is quoted, or runs up to the next comma, semicolon or quote.
+_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[,;]|"|[^",;]+')
 _LOCAL = re.compile(r"[^\x00-\x20\x7f\s()<>\[\]:;,@\\\"]+")
 _DOMAIN = re.compile(r"(?!-)[\w-]{1,63}(\.(?!-)[\w-]{1,63})*|\[[0-9A-Za-z:.]+\]", re.ASCII)
 
@@ -30,16 +38,62 @@ class Address:
 
 
 def parse_address(value: object, field: str) -> Address:
-    """Reads `a@b.example`, `Name <a@b.example>`, `a@b.example (Name)` or nodemailer's `{name, address}`. A name needs
-    no quotes, whatever is in it: `Acme, Inc. <news@acme.example>`.
+    """Reads `a@b.example`, `Name <a@b.example>`, `a@b.example (Name)`, nodemailer's `{name, address}` or SendGrid's
+    `{name, email}`. A name needs no quotes, whatever is in it: `Acme, Inc. <news@acme.example>`.
 
     Raises:
         InvalidJob: when it isn't exactly one mailbox.
     """
     if isinstance(value, dict):
-        name, email = line(value.get("name") or "", f"{field}.name"), line(value.get("address"), f"{field}.address")
-        return _address(name, email, field, {"name": name, "address": email})
+        key = next((key for key in ADDRESS_KEYS if value.get(key)), ADDRESS_KEYS[0])
+        name, email = line(value.get("name") or "", f"{field}.name"), line(value.get(key), f"{field}.{key}")
+        return _address(name, email, field, {"name": name, key: email})
     return _parse_address(line(value, field), field)
+
+
+def parse_addresses(value: object, field: str) -> tuple[Address, ...]:
+    """Reads one mailbox or several: a list, or one string with commas or semicolons between them. Each address once.
+
+    Raises:
+        InvalidJob: when one of them isn't a mailbox, or there are too many.
+    """
+    found: list[Address] = []
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, str):
+            found.extend(_parse_list(line(one, field, longest=MAX_LIST_CHARACTERS), field))
+        else:
+            found.append(parse_address(one, field))
+    addresses = tuple({address.email: address for address in reversed(found)}.values())[::-1]
+    if len(addresses) > MAX_ADDRESSES:
+        raise InvalidJob(f"{field} holds {len(addresses)} addresses; at most {MAX_ADDRESSES} are sent to in one mail")
+    return addresses
+
+
+def _parse_list(value: str, field: str) -> list[Address]:
+    if not re.search("[,;]", value):
+        return [_parse_address(value, field)]
+    try:
+        return [_parse_address(value, field)]
+    except InvalidJob:
+        pass
+    addresses: list[Address] = []
+    pending = ""
+    for piece in (*_PIECE.findall(value), ","):
+        if piece not in (",", ";"):
+            pending += piece
+            continue
+        if len(pending) > _LONGEST_ENTRY:
+            break
+        try:
+            if pending.strip():
+                addresses.append(_parse_address(pending.strip(), field))
+            pending = ""
+        except InvalidJob:
+            # A name may hold a comma: `Acme, Inc. <news@acme.example>`.
+            pending += piece
+    if pending:
+        raise InvalidJob(f"{field} isn't a list of mail addresses: {shorten(value)}")
+    return addresses
 
 
 @lru_cache(maxsize=256)

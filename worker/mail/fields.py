@@ -10,7 +10,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
-def line(value: object, name: str) -> str:
+def line(value: object, name: str, longest: int = MAX_HEADER_CHARACTERS) -> str:
     """One line of a header, without blanks around it.
 
     Raises:
@@ -18,8 +18,8 @@ def line(value: object, name: str) -> str:
     """
     if not isinstance(value, str):
         raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string")
-    if len(value) > MAX_HEADER_CHARACTERS:
-        raise InvalidJob(f"{name} is longer than {MAX_HEADER_CHARACTERS:,} characters")
+    if len(value) > longest:
+        raise InvalidJob(f"{name} is longer than {longest:,} characters")
     text = value.strip()
     if _CONTROL.search(text):
         raise InvalidJob(f"{name} holds a line break or another control character: {shorten(text)}")

@@ -52,8 +52,19 @@ def text_field(name: str, value: str) -> str:
     return _folded(name, words, _FOLD_BEYOND)
 
 
-def address_field(name: str, address: Address) -> str:
-    """One mailbox. Its address is never encoded or cut."""
+def text_value(value: str) -> str:
+    """Any words for a place in a field, such as a comment: as they are, or as encoded words on the same line."""
+    return value if value.isascii() and _LOOKS_ENCODED not in value else _encoded(value).replace(_CRLF, "")
+
+
+def address_field(name: str, *addresses: Address) -> str:
+    """One mailbox or several, which stand on a line each. An address is never encoded or cut."""
+    # A line that goes on has no name in front of its blank.
+    others = [_mailbox("", address).removeprefix(":") for address in addresses[1:]]
+    return f",{_CRLF}".join((_mailbox(name, addresses[0]), *others))
+
+
+def _mailbox(name: str, address: Address) -> str:
     if not address.name:
         return f"{name}: {address.email}"
     if address.name.isascii() and _LOOKS_ENCODED not in address.name:

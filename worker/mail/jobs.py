@@ -1,129 +1,135 @@
-"""What a web app queues: one job, one recipient, one mail. Nothing here trusts its input."""
+"""What a web app queues: one job, one mail. Nothing here trusts its input."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass, field, replace
 
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
-from worker.mail.addresses import Address, parse_address
-from worker.mail.fields import line, shorten, without_surrogates
-from worker.mail.header_fields import LONGEST_WORD, check_field
-
-MAX_BODY_CHARACTERS = 10_000_000
-MAX_ID_CHARACTERS = 200
-_LARGEST_WHOLE = 2**53
-# Between < and >.
-_LONGEST_URL = LONGEST_WORD - 2
-_BLANKS = " \t\n\v\f\r"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-_SNAKE_TO_CAMEL = {
-    "reply_to": "replyTo",
-    "campaign_id": "campaignId",
-    "subscriber_id": "subscriberId",
-    "unsubscribe_url": "unsubscribeUrl",
-    "subscriber_name": "subscriberName",
-}
-# RFC 5322 field names, without those that the worker writes itself.
-_HEADER_NAME = re.compile(r"[!-9;-~]{1,76}")
-_RESERVED_HEADERS = frozenset(
-    "bcc cc content-disposition content-transfer-encoding content-type date from message-id mime-version "
-    "reply-to return-path sender subject to list-unsubscribe-post".split()
+from worker.mail.addresses import Address, parse_address, parse_addresses
+from worker.mail.attachments import Attachment, CalendarEvent, read_attachments, read_event
+from worker.mail.content import Content, Placeholders, fill, read_texts
+from worker.mail.fields import line, shorten
+from worker.mail.job_headers import (
+    Fields,
+    named_fields,
+    read_headers,
+    read_message_id,
+    read_unsubscribe_url,
+    reply_to_of,
+    with_unsubscribing,
 )
-_NAME = re.compile(r"\{\{\s*name\s*\}\}")
-#: Instead of a subscriber's name that is missing, as the web app's own cron has it.
-NAMELESS = "Subscriber"
-_BODY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_BODY_CONTROL_BYTES = bytes(number for number in (*range(32), 127) if number not in b"\t\n\r")
+from worker.mail.shape import Shape, ids_of, read_shape
+
+MAX_TAGS = 10
+MAX_TAG_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A checked job. At least one of `html` and `text` isn't empty; no header field holds a control character.
-    `campaign_id` and `subscriber_id` are both set or both None (a mail outside any campaign)."""
+    `campaign_id` and `subscriber_id` are both set, and `to` is one, or both None (a mail outside any campaign)."""
 
-    to: Address
+    to: tuple[Address, ...]
     sender: Address
-    reply_to: Address | None
     subject: str
-    html: str
-    text: str
-    headers: Mapping[str, str]
-    campaign_id: str | None
-    subscriber_id: str | None
-    unsubscribe_url: str | None
+    html: str = ""
+    text: str = ""
+    cc: tuple[Address, ...] = ()
+    bcc: tuple[Address, ...] = ()
+    reply_to: tuple[Address, ...] = ()
+    #: Those of the app and of its settings, without what the worker writes itself.
+    headers: Fields = ()
+    attachments: tuple[Attachment, ...] = ()
+    event: CalendarEvent | None = None
+    #: Names, or names with a value, for providers that have them.
+    tags: tuple[tuple[str, str], ...] = ()
+    #: The app's own; empty without one.
+    message_id: str = ""
+    campaign_id: str | None = None
+    subscriber_id: str | None = None
+    #: Names of fields that aren't sent, and aren't known to be harmless.
+    unsent: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def recipients(self) -> tuple[Address, ...]:
+        """Whom the mail goes to, each once."""
+        return tuple({address.email: address for address in (*self.to, *self.cc, *self.bcc)}.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a job gets that doesn't say it itself."""
+    """What a job gets that doesn't say it itself, and how it's read."""
 
     sender: Address | None = None
     reply_to: Address | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: `{{name}}` in html and text becomes the job's subscriberName.
-    name_placeholder: bool = False
-
-
-def recipient_key(raw: object) -> tuple[str, str] | None:
-    """The campaign and subscriber of a job that may be broken otherwise, or None."""
-    if not isinstance(raw, dict):
-        return None
-    try:
-        fields = _normalise(raw)
-        campaign_id, subscriber_id = _identifier(fields, "campaignId"), _identifier(fields, "subscriberId")
-    except InvalidJob:
-        return None
-    return (campaign_id, subscriber_id) if campaign_id and subscriber_id else None
+    placeholders: Placeholders = "none"
 
 
 def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's frozen
-    """Checks a job as the web app sent it; names may be camelCase or snake_case.
+    """Checks a job as the web app sent it, in any of the forms of docs/jobs.md.
 
     Raises:
         InvalidRecipient, InvalidSender: that's wrong.
         InvalidJob: anything else; it names the field and what is wrong with it.
     """
-    if not isinstance(raw, dict):
-        raise InvalidJob(f"the job is a {type(raw).__name__}, but must be an object with to, subject and html")
-    fields = _normalise(raw)
-    campaign_id, subscriber_id = _identifier(fields, "campaignId"), _identifier(fields, "subscriberId")
-    if (campaign_id is None) != (subscriber_id is None):
-        raise InvalidJob("campaignId and subscriberId go together, but only one of them is set")
-    sender, to = _sender(fields, defaults), _recipient(fields)
-    html, text = _body(fields, "html"), _body(fields, "text")
-    if not html and not text:
-        raise InvalidJob("html and text are both missing")
-    if defaults.name_placeholder:
-        name = _subscriber_name(fields)
-        html, text = _NAME.sub(lambda _: escape(name), html), _NAME.sub(lambda _: name, text)
+    shape = read_shape(raw)
+    fields = shape.fields
+    campaign_id, subscriber_id = ids_of(shape)
+    sender = _sender(fields, defaults)
+    to = _recipients(shape, one=campaign_id is not None)
+    cc, bcc = _copies(fields, "cc"), _copies(fields, "bcc")
+    if campaign_id is not None and (cc or bcc):
+        raise InvalidJob(f"{'cc' if cc else 'bcc'} is set, but a campaign's mail goes to its subscriber alone")
+    html, text = read_texts(fields)
+    content = Content(line(fields.get("subject", ""), "subject"), html, text)
+    used: set[str] = set()
+    if defaults.placeholders != "none":
+        content = fill(content, defaults.placeholders, shape.data, used)
+    headers, reply_to = reply_to_of(read_headers(fields.get("headers", {})))
+    if own_sender := _own_sender(fields):
+        headers = (("Sender", own_sender), *headers)
+    headers = with_unsubscribing(
+        _with_defaults((*named_fields(fields), *headers), defaults.headers),
+        read_unsubscribe_url(fields.get("unsubscribeUrl")),
+    )
     return Job(
         to=to,
         sender=sender,
-        reply_to=_mailbox(fields, "replyTo") or defaults.reply_to,
-        subject=line(fields.get("subject", ""), "subject"),
-        html=html,
-        text=text,
-        headers=_with_defaults(parse_headers(fields.get("headers") or {}), defaults.headers),
+        subject=content.subject,
+        html=content.html,
+        text=content.text,
+        cc=cc,
+        bcc=bcc,
+        reply_to=_reply_to(fields.get("replyTo", reply_to), defaults),
+        headers=headers,
+        attachments=read_attachments(fields.get("attachments")),
+        event=read_event(fields.get("icalEvent")),
+        tags=_tags(fields.get("tags")),
+        message_id=read_message_id(fields.get("messageId")),
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
-        unsubscribe_url=_unsubscribe_url(fields),
+        unsent=tuple(name for name in shape.unsent if name not in used),
     )
 
 
-def _normalise(raw: dict[object, object]) -> dict[str, object]:
-    """Snake_case names become camelCase; where both are there, the latter counts, unless it's empty."""
-    fields = {name: value for name, value in raw.items() if isinstance(name, str)}
-    for snake, camel in _SNAKE_TO_CAMEL.items():
-        if snake in fields and fields.get(camel) in (None, ""):
-            fields[camel] = fields[snake]
-    return fields
+def redirected(job: Job, address: Address) -> Job:
+    """The job's mail for somebody else alone; whom it was for stands in X-Original-To."""
+    original = ", ".join(one.email for one in job.recipients)
+    headers = (*job.headers, ("X-Original-To", original))
+    return replace(job, to=(address,), cc=(), bcc=(), headers=headers)
 
 
 def _sender(fields: Mapping[str, object], defaults: Defaults) -> Address:
     try:
-        sender = _mailbox(fields, "from") or defaults.sender
+        sender = _mailbox(fields, "from")
+        if sender is None and "fromEmail" in fields:
+            name = line(fields.get("fromName", ""), "fromName")
+            sender = _mailbox(fields, "fromEmail")
+            sender = Address(name or sender.name, sender.email) if sender else None
+        if sender is None:
+            sender = _mailbox(fields, "sender") or defaults.sender
+            if sender is not None and "fromName" in fields:
+                sender = Address(line(fields["fromName"], "fromName"), sender.email)
     except InvalidJob as error:
         raise InvalidSender(str(error)) from None
     if sender is None:
@@ -131,20 +137,34 @@ def _sender(fields: Mapping[str, object], defaults: Defaults) -> Address:
     return sender
 
 
-def _recipient(fields: Mapping[str, object]) -> Address:
-    for name in ("to", "email"):
-        value = fields.get(name)
-        if isinstance(value, list) and len(value) > 1:
-            raise InvalidJob(f"{name} holds {len(value)} addresses, but a job has one recipient: queue a job for each")
+def _own_sender(fields: Mapping[str, object]) -> str:
+    """Who sent it for the author (RFC 5322, 3.6.2), where both are told."""
+    if "sender" not in fields or not ("from" in fields or "fromEmail" in fields):
+        return ""
+    sender = _mailbox(fields, "sender")
+    return sender.email if sender else ""
+
+
+def _recipients(shape: Shape, *, one: bool) -> tuple[Address, ...]:
+    value = shape.fields.get("to")
+    name = shape.names.get("to", "to")
+    if value is None:
+        words = "to (or email) is missing"
+        # An app that names the field has a recipient without an address.
+        raise InvalidRecipient(words) if {"to", "email"} & shape.data.keys() else InvalidJob(words)
     try:
-        to = _mailbox(fields, "to") or _mailbox(fields, "email")
+        addresses = parse_addresses(value, name)
     except InvalidJob as error:
         raise InvalidRecipient(str(error)) from None
-    if to is not None:
-        return to
-    if "to" in fields or "email" in fields:
-        raise InvalidRecipient("to (or email) is missing")
-    raise InvalidJob("to (or email) is missing")
+    if one and len(addresses) > 1:
+        raise InvalidJob(
+            f"{name} holds {len(addresses)} addresses, but a campaign's job has one recipient: queue a job for each"
+        )
+    return addresses
+
+
+def _copies(fields: Mapping[str, object], name: str) -> tuple[Address, ...]:
+    return parse_addresses(fields[name], name) if name in fields else ()
 
 
 def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
@@ -156,81 +176,29 @@ def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
     return None if value is None or value == "" else parse_address(value, name)
 
 
-def _identifier(fields: Mapping[str, object], name: str) -> str | None:
-    """lua/ids.lua reads it the same way, and must: by it a campaign is paused and cancelled."""
-    value = fields.get(name)
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string or a whole number")
-    if isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
-        raise InvalidJob(f"{name} is a number beyond 2^53, which not every reader keeps whole: queue it as a string")
-    text = without_surrogates(str(value).strip(_BLANKS))
-    if not text or _CONTROL.search(text):
-        raise InvalidJob(f"{name} is blank or holds a control character: {shorten(value)}")
-    if len(text) > MAX_ID_CHARACTERS:
-        raise InvalidJob(f"{name} is longer than {MAX_ID_CHARACTERS} characters")
-    return text
-
-
-def _body(fields: Mapping[str, object], name: str) -> str:
-    value = fields.get(name)
+def _reply_to(value: object, defaults: Defaults) -> tuple[Address, ...]:
     if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string")
-    if len(value) > MAX_BODY_CHARACTERS:
-        raise InvalidJob(f"{name} has {len(value):,} characters; at most {MAX_BODY_CHARACTERS:,} are sent")
-    text = without_surrogates(value)
-    raw = text.encode("utf-8")
-    # A regular expression takes ten times as long to find nothing.
-    return text if len(raw.translate(None, _BODY_CONTROL_BYTES)) == len(raw) else _BODY_CONTROL.sub("", text)
+        return () if defaults.reply_to is None else (defaults.reply_to,)
+    return parse_addresses(value, "replyTo")
 
 
-def _subscriber_name(fields: Mapping[str, object]) -> str:
-    value = fields.get("subscriberName")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        value = ""
-    return without_surrogates(_BODY_CONTROL.sub("", str(value)).strip()) or NAMELESS
-
-
-def _with_defaults(headers: dict[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+def _with_defaults(headers: Fields, defaults: Mapping[str, str]) -> Fields:
     if not defaults:
         return headers
-    own = {name.lower() for name in headers}
-    return {**headers, **{name: value for name, value in defaults.items() if name.lower() not in own}}
+    own = {name.lower() for name, _ in headers}
+    return (*headers, *((name, value) for name, value in defaults.items() if name.lower() not in own))
 
 
-def parse_headers(value: object) -> dict[str, str]:
-    """Header fields that the worker doesn't write itself.
-
-    Raises:
-        InvalidJob: names the field and what is wrong with it.
-    """
-    if not isinstance(value, dict):
-        raise InvalidJob(f"headers is a {type(value).__name__}, but must be an object of strings")
-    headers = {}
-    for name, content in value.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise InvalidJob(f"headers holds a name that isn't a mail header's: {shorten(name)}")
-        if name.lower() in _RESERVED_HEADERS:
-            raise InvalidJob(f"headers can't set {name}: the worker writes it")
-        headers[name] = line(content, f"headers.{name}")
-        check_field(name, headers[name])
-    return headers
-
-
-def _unsubscribe_url(fields: Mapping[str, object]) -> str | None:
-    value = fields.get("unsubscribeUrl")
-    if value is None or value == "":
-        return None
-    url = line(value, "unsubscribeUrl")
-    # RFC 8058 asks for https; the URL stands between < and > in the header.
-    if not re.fullmatch(r"https://[!-;=?-~]+", url):
-        raise InvalidJob(f"unsubscribeUrl must be an https:// address without spaces: {shorten(url)}")
-    if len(url) > _LONGEST_URL:
-        raise InvalidJob(
-            f"unsubscribeUrl has {len(url):,} characters, but a mail's line takes {_LONGEST_URL} (RFC 5322), and"
-            f" a URL can't be split: {shorten(url)}"
-        )
-    return url
+def _tags(value: object) -> tuple[tuple[str, str], ...]:
+    """`["a", "b"]`, Resend's `[{name, value}]`, or one of them."""
+    if value is None:
+        return ()
+    tags = []
+    for one in value if isinstance(value, list) else [value]:
+        name, content = (one.get("name"), one.get("value", "")) if isinstance(one, dict) else (one, "")
+        tags.append((line(name, "tags"), line(content, "tags")))
+        if not tags[-1][0] or any(len(part) > MAX_TAG_CHARACTERS for part in tags[-1]):
+            raise InvalidJob(f"tags holds an empty one, or one of over {MAX_TAG_CHARACTERS} characters: {shorten(one)}")
+    if len(tags) > MAX_TAGS:
+        raise InvalidJob(f"tags holds {len(tags)}; at most {MAX_TAGS} are sent")
+    return tuple(tags)

@@ -11,6 +11,7 @@ from worker.base import keys
 from worker.base.redis_client import connect, explain
 from worker.base.settings import Settings
 from worker.errors import DatabaseRejected, MailWorkerError
+from worker.operating.preview import head_of_queue, refusals, unsent_fields
 from worker.queue.bullmq_view import BullView, completed_bytes, foreign_jobs, look, other_queues, other_workers
 from worker.queue.processes import alive
 from worker.sending.transports.choice import make_transport
@@ -126,13 +127,14 @@ def waiting_bytes(client: "redis.Redis") -> tuple[int, int]:
 
 
 def check_bullmq(settings: Settings) -> str:
-    """Looks at the app's queue: nothing in it is a reason not to start."""
+    """Looks at the app's queue, and whether its first jobs can become mails: nothing in it is a reason not to start."""
     client = connect(settings.redis_url, socket_timeout_seconds=REDIS_TIMEOUT_SECONDS)
     try:
         view = look(client, settings.bullmq)
         if not view.version:
             return _no_queue(client, settings.bullmq)
-        return "; ".join([f"{view.name} of {view.version}: {view.waiting:,} jobs wait", *_remarks(client, view)])
+        remarks = [*_first_jobs(client, view, settings), *_remarks(client, view)]
+        return "; ".join([f"{view.name} of {view.version}: {view.waiting:,} jobs wait", *remarks])
     finally:
         client.close()
 
@@ -144,6 +146,17 @@ def _no_queue(client: "redis.Redis", bullmq: str) -> str:
         f"no app has opened {bullmq} in this Redis yet.{there} If one has, compare BULLMQ_QUEUE, BULLMQ_PREFIX and"
         " REDIS_URL with the app's; what BullMQ 6 keeps in PostgreSQL isn't in Redis and can't be sent"
     )
+
+
+def _first_jobs(client: "redis.Redis", view: BullView, settings: Settings) -> Iterator[str]:
+    jobs = head_of_queue(client, view.name)
+    if refused := list(refusals(jobs, settings.jobs)):
+        yield (
+            f"{len(refused)} OF THE FIRST {len(jobs)} JOBS WOULD BE REFUSED ({refused[0]}): mend the app, or name its"
+            " fields with worker_job_fields, see docs/jobs.md"
+        )
+    if words := unsent_fields((job for _, job in jobs), settings.jobs):
+        yield words
 
 
 def _remarks(client: "redis.Redis", view: BullView) -> Iterator[str]:

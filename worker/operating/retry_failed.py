@@ -14,8 +14,8 @@ from worker.base import keys
 from worker.base.redis_client import script
 from worker.ledger.ledger import LEDGER_SECONDS
 from worker.ledger.uncertain import UncertainMails
-from worker.mail.jobs import recipient_key
 from worker.mail.outcomes import is_hard_bounce
+from worker.mail.shape import recipient_key
 from worker.queue.producer import enqueue, jobs_of
 
 AT_ONCE = 100

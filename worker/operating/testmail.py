@@ -7,7 +7,7 @@ from uuid import uuid4
 from worker.base.settings import Settings
 from worker.errors import InvalidJob, MailRefused
 from worker.mail.addresses import Address, parse_address
-from worker.mail.jobs import Job
+from worker.mail.jobs import Job, parse_job, redirected
 from worker.mail.message import build_mail
 from worker.mail.outcomes import Failed, Hindered, Retry, SenderRefused, Sent, Slow, Uncertain
 from worker.sending.transports.choice import destination, make_transport
@@ -15,17 +15,20 @@ from worker.sending.transports.choice import destination, make_transport
 _HTML = "<p>This is a test mail from <b>{host}</b>. The umlaut ü and the check mark ✓ must look right.</p>"
 
 
-def send_test(settings: Settings, address: str) -> str:
+def send_test(settings: Settings, address: str, raw: object = None) -> str:
     """Sends the mail; returns a sentence.
+
+    Args:
+        raw: a job whose mail it is, with all others to whom that goes left out.
 
     Raises:
         MailRefused, TransportUnavailable: with the server's words and the way out.
     """
-    job = test_job(settings, address)
+    job = test_job(settings, address) if raw is None else job_to(settings, address, raw)
     outcome = asyncio.run(_send(settings, job))
     match outcome:
         case Sent(reply=reply):
-            return f"{destination(settings)} accepted the mail to {job.to.email}: {reply}"
+            return f"{destination(settings)} accepted the mail to {job.to[0].email}: {reply}"
         case (
             Failed(reason=reason)
             | Retry(reason=reason)
@@ -35,7 +38,7 @@ def send_test(settings: Settings, address: str) -> str:
             | Uncertain(reason=reason)
         ):
             raise MailRefused(
-                f"{destination(settings)} didn't accept the mail to {job.to.email}: {reason.rstrip('.')}."
+                f"{destination(settings)} didn't accept the mail to {job.to[0].email}: {reason.rstrip('.')}."
             )
         case _:
             raise AssertionError(outcome)
@@ -47,27 +50,36 @@ async def _send(settings: Settings, job: Job) -> object:
 
     transport = make_transport(settings)
     try:
-        return await transport.send(build_mail(job, uuid4().hex), claim)
+        return await transport.send(build_mail(job, uuid4().hex, makes_text=settings.jobs.makes_text), claim)
     finally:
         await transport.close()
 
 
-def test_job(settings: Settings, address: str) -> Job:
+def job_to(settings: Settings, address: str, raw: object) -> Job:
+    """A job as it is, but for one recipient.
+
+    Raises:
+        MailRefused: it can't become a mail.
+    """
     try:
-        to = parse_address(address, "ADDRESS")
+        return redirected(parse_job(raw, settings.jobs.defaults), _to(address))
+    except InvalidJob as error:
+        raise MailRefused(f"The job can't become a mail: {error}.") from None
+
+
+def _to(address: str) -> Address:
+    try:
+        return parse_address(address, "ADDRESS")
     except InvalidJob as error:
         raise MailRefused(f"{error}.") from None
+
+
+def test_job(settings: Settings, address: str) -> Job:
     return Job(
-        to=to,
+        to=(_to(address),),
         sender=_sender(settings),
-        reply_to=None,
         subject=f"Test mail from {socket.gethostname()} ✓",
         html=_HTML.format(host=socket.gethostname()),
-        text="",
-        headers={},
-        campaign_id=None,
-        subscriber_id=None,
-        unsubscribe_url=None,
     )
 
 

@@ -9,7 +9,7 @@ import redis
 
 from worker.base import keys
 from worker.base.redis_client import script
-from worker.mail.jobs import recipient_key
+from worker.mail.shape import recipient_key
 
 AT_ONCE = 100
 

@@ -13,7 +13,8 @@ import redis
 from worker.base import keys
 from worker.base.redis_client import REQUEST_BYTES
 from worker.errors import InvalidFile, InvalidJob
-from worker.mail.jobs import Defaults, parse_job, recipient_key
+from worker.mail.jobs import Defaults, parse_job
+from worker.mail.shape import recipient_key
 
 #: In one transaction: few round trips, and no Redis stalls on it.
 CHUNK_JOBS = 500

@@ -11,7 +11,8 @@ from dramatiq.middleware import CurrentMessage
 from worker.base import keys
 from worker.errors import InvalidJob
 from worker.ledger.ledger import Entry
-from worker.mail.jobs import Job, recipient_key
+from worker.mail.jobs import Job
+from worker.mail.shape import recipient_key
 from worker.queue.broker import DeadLetter, MailBroker
 from worker.queue.runner import GiveBack, Hold, Park, Postpone
 from worker.sending.checking import Checker, Unclear

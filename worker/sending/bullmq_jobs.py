@@ -9,9 +9,10 @@ import redis
 
 from worker.errors import DatabaseUnavailable, InvalidJob
 from worker.ledger.ledger import Entry, QueuedJob
-from worker.mail.jobs import Job, recipient_key
-from worker.mail.message import message_id
+from worker.mail.jobs import Job
+from worker.mail.message import identity as mail_identity
 from worker.mail.retry import retry_delay_ms
+from worker.mail.shape import recipient_key
 from worker.queue import bullmq
 from worker.queue.bullmq import BullJob, JobSettlement
 from worker.queue.bullmq_options import JobOptions, Keep, read_options
@@ -100,7 +101,7 @@ class BullJobs:
             return _later(bull_job, job.delay_ms)
         if isinstance(job, Parked):
             return bullmq.park(bull_job, job.campaign_id)
-        queued_job = self._queued_job(bull_job, options, message_id(job, identity))
+        queued_job = self._queued_job(bull_job, options, job.message_id or f"<{mail_identity(job, identity)}>")
         entry = Entry(job.campaign_id, job.subscriber_id, identity, queued_job)
         if bull_job.failed_by_queue:
             await self._delivery.fail(entry, bull_job.failed_by_queue)

@@ -1,11 +1,18 @@
 """Checks jobs, and tells a fault of one job from one that its whole campaign has."""
 
+import logging
 from dataclasses import dataclass
 
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
-from worker.mail.jobs import Defaults, Job, parse_job, recipient_key
+from worker.mail.jobs import Defaults, Job, parse_job
+from worker.mail.shape import recipient_key
 from worker.queue.control import AsyncControl
 from worker.sending.delivery import Parked
+
+#: So many fields are named in a process's log.
+MAX_TOLD = 50
+
+logger = logging.getLogger(__name__)
 
 _SENDER_HINT = "or send its mails from another address: mail-worker resume {campaign} --from 'NAME <ADDRESS>'"
 _HINT = (
@@ -28,6 +35,7 @@ class Checker:
     def __init__(self, control: AsyncControl, defaults: Defaults) -> None:
         self._control = control
         self._defaults = defaults
+        self._told: set[str] = set()
 
     async def __call__(self, raw: object) -> Job | Unclear | Parked:
         """Checks a job.
@@ -37,7 +45,9 @@ class Checker:
             redis.RedisError: Redis is away, and nobody knows whose fault it is.
         """
         try:
-            return parse_job(raw, self._defaults)
+            job = parse_job(raw, self._defaults)
+            self._tell(job.unsent)
+            return job
         except InvalidRecipient:
             raise
         except InvalidJob as error:
@@ -54,3 +64,10 @@ class Checker:
             if fault.wait_ms:
                 return Unclear(fault.wait_ms)
             raise
+
+    def _tell(self, unsent: tuple[str, ...]) -> None:
+        for name in unsent:
+            # Once a process, and not what may be anything, such as an address.
+            if name not in self._told and len(self._told) < MAX_TOLD and name.isidentifier():
+                self._told.add(name)
+                logger.warning("Jobs hold %s, which isn't sent, since nobody knows what it is: see docs/jobs.md.", name)

@@ -189,7 +189,7 @@ class Delivery:
         while True:
             if asyncio.get_running_loop().time() + self._gate.seconds > held_until or not await self._gate.passed():
                 return Back()
-            attempt = _Attempt(entry, next(self._claimants), self._ledger)
+            attempt = _Attempt(entry, self._claimant(mail), self._ledger)
             try:
                 outcome = await self._try(mail, attempt)
             except NoConnectionYet as error:
@@ -247,6 +247,11 @@ class Delivery:
                     return replace(disposition, losses=losses)
                 return disposition
 
+    def _claimant(self, mail: Mail) -> str:
+        # With its places in the account's limits (lua/claim.lua).
+        places = len(mail.recipients)
+        return next(self._claimants) + (f"*{places}" if places > 1 else "")
+
     def rehearse(self, job: Job) -> None:
         """Builds its mail, whole, and throws it away."""
         mail = self._mail(job, "rehearsal")
@@ -261,7 +266,7 @@ class Delivery:
             return outcome
         # No table knows all words for a used-up quota: others' replies tell whether it's this recipient's matter.
         judgement = await self._account.judge(
-            outcome.reason, mail.recipient, attempt.entry.campaign_id, others_accepted=self._others_get_through()
+            outcome.reason, mail.recipients[0], attempt.entry.campaign_id, others_accepted=self._others_get_through()
         )
         match judgement.verdict:
             case "account":

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import time
-from dataclasses import replace
 from uuid import uuid4
 
 import redis
@@ -93,11 +92,11 @@ async def _run(settings: Settings) -> None:
             retry_hours=settings.retry_hours,
             max_attempts=settings.max_attempts,
             hold_uncertain=settings.hold_uncertain,
-            makes_text=settings.makes_text,
+            makes_text=settings.jobs.makes_text,
         ),
     )
     broker = MailBroker(connect(settings.redis_url))
-    declare_actors(broker, Checker(control, settings.job_defaults), delivery.deliver, delivery.fail)
+    declare_actors(broker, Checker(control, settings.jobs.defaults), delivery.deliver, delivery.fail)
     listening_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=LISTEN_SECONDS + 10)
     bull_queue = BullQueue(client, listening_client, settings.bullmq, process)
     sent_rows = SupabaseSentRows(settings)
@@ -120,7 +119,7 @@ async def _run(settings: Settings) -> None:
         describe=lambda: Process(
             name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
         ),
-        build=lambda raw: delivery.rehearse(parse_job(raw, settings.job_defaults)),
+        build=lambda raw: delivery.rehearse(parse_job(raw, settings.jobs.defaults)),
         jobs=_jobs(settings, bull_queue, delivery, control, sent_rows) if settings.bullmq else None,
     )
     logger.info(
@@ -148,7 +147,7 @@ async def _run(settings: Settings) -> None:
 def _jobs(
     settings: Settings, queue: BullQueue, delivery: Delivery, control: AsyncControl, sent_rows: SupabaseSentRows
 ) -> Jobs:
-    defaults = replace(settings.job_defaults, name_placeholder=settings.name_placeholder)
+    defaults = settings.jobs.defaults
     keep_completed, keep_failed = Keep(settings.bullmq_keep_completed), Keep(settings.bullmq_keep_failed)
     work = BullJobs(delivery, settings.bullmq, Checker(control, defaults), sent_rows, keep_completed, keep_failed)
     return Jobs(queue, work, lambda raw: delivery.rehearse(parse_job(raw, defaults)))

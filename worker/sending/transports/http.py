@@ -5,7 +5,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Protocol
@@ -38,7 +38,9 @@ class Request:
 
     path: str
     json: Mapping[str, object] | None = None
-    form: Mapping[str, str] | None = None
+    form: Mapping[str, str | list[str]] | None = None
+    #: Of a form: field, and name, content and media type.
+    files: Sequence[tuple[str, tuple[str, bytes, str]]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -147,7 +149,12 @@ class HttpTransport:
     def _build(self, request: Request) -> httpx.Request:
         method = "GET" if request.json is None and request.form is None else "POST"
         return self._client.build_request(
-            method, request.path, json=request.json, data=request.form, headers=dict(request.headers)
+            method,
+            request.path,
+            json=request.json,
+            data=request.form,
+            files=request.files or None,
+            headers=dict(request.headers),
         )
 
     async def _say(self, request: httpx.Request) -> Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from worker.base.settings import Secret, Settings
 from worker.mail.addresses import Address
+from worker.mail.attachments import Attachment
 from worker.mail.message import Mail
 from worker.mail.outcomes import Reply
 from worker.sending.transports.base import RESEND_KEPT_SECONDS
@@ -82,17 +83,30 @@ class Resend:
         job = mail.job
         body: dict[str, object] = {
             "from": _mailbox(job.sender),
-            "to": [_mailbox(job.to)],
+            "to": [_mailbox(address) for address in job.to],
             "subject": job.subject,
-            "headers": {**mail.headers, "Message-ID": mail.message_id},
+            "headers": _headers(mail),
         }
+        for name, addresses in (("cc", job.cc), ("bcc", job.bcc), ("reply_to", job.reply_to)):
+            if addresses:
+                body[name] = [_mailbox(address) for address in addresses]
         if mail.text:
             body["text"] = mail.text
         if job.html:
             body["html"] = job.html
-        if job.reply_to is not None:
-            body["reply_to"] = _mailbox(job.reply_to)
-        return Request("/emails", json=body, headers={"Idempotency-Key": mail.idempotency_key})
+        if files := _files(mail):
+            body["attachments"] = [
+                {
+                    "filename": file.filename or file.cid,
+                    "content": _base64(file.content),
+                    "content_type": file.content_type,
+                    **({"content_id": file.cid} if file.cid else {}),
+                }
+                for file in files
+            ]
+        if job.tags:
+            body["tags"] = [{"name": _word(name), "value": _word(value or "true")} for name, value in job.tags]
+        return Request("/emails", json=body, headers={"Idempotency-Key": mail.identity})
 
     def check(self) -> Request:
         """See `Provider.check`."""
@@ -154,16 +168,43 @@ class SendGrid:
         content = [{"type": "text/plain", "value": mail.text}] if mail.text else []
         if job.html:
             content.append({"type": "text/html", "value": job.html})
+        # It refuses an address that comes twice.
+        others = {address.email for address in job.to}
+        cc = [address for address in job.cc if address.email not in others]
+        others |= {address.email for address in cc}
+        bcc = [address for address in job.bcc if address.email not in others]
+        people = {
+            name: [_object(address) for address in addresses]
+            for name, addresses in (("to", job.to), ("cc", cc), ("bcc", bcc))
+            if addresses
+        }
         body: dict[str, object] = {
-            "personalizations": [{"to": [_object(job.to)]}],
+            "personalizations": [people],
             "from": _object(job.sender),
             # It takes no empty subject.
             "subject": job.subject or " ",
             "content": content,
-            "headers": {**mail.headers, "Message-ID": mail.message_id},
+            "headers": _headers(mail),
         }
-        if job.reply_to is not None:
-            body["reply_to"] = _object(job.reply_to)
+        if len(job.reply_to) == 1:
+            body["reply_to"] = _object(job.reply_to[0])
+        elif job.reply_to:
+            body["reply_to_list"] = [_object(address) for address in job.reply_to]
+        if files := _files(mail):
+            body["attachments"] = [
+                {
+                    "content": _base64(file.content),
+                    "filename": file.filename or file.cid,
+                    "type": file.content_type,
+                    "disposition": "inline" if file.inline else "attachment",
+                    **({"content_id": file.cid} if file.cid else {}),
+                }
+                for file in files
+            ]
+        if categories := [name for name, value in job.tags if not value]:
+            body["categories"] = categories
+        if values := {name: value for name, value in job.tags if value}:
+            body["custom_args"] = values
         return Request("/v3/mail/send", json=body)
 
     def check(self) -> Request:
@@ -222,20 +263,33 @@ class Mailgun:
     def request(self, mail: Mail) -> Request:
         """See `Provider.request`."""
         job = mail.job
-        form = {
+        form: dict[str, str | list[str]] = {
             "from": _mailbox(job.sender),
-            "to": _mailbox(job.to),
+            "to": [_mailbox(address) for address in job.to],
             "subject": job.subject,
             "h:Message-Id": mail.message_id,
-            **{f"h:{name}": value for name, value in mail.headers.items()},
+            **{f"h:{name}": value for name, value in _headers(mail).items() if name != "Message-ID"},
         }
+        for name, addresses in (("cc", job.cc), ("bcc", job.bcc)):
+            if addresses:
+                form[name] = [_mailbox(address) for address in addresses]
         if mail.text:
             form["text"] = mail.text
         if job.html:
             form["html"] = job.html
-        if job.reply_to is not None:
-            form["h:Reply-To"] = _mailbox(job.reply_to)
-        return Request(f"/v3/{self._domain}/messages", form=form)
+        if job.reply_to:
+            form["h:Reply-To"] = ", ".join(_mailbox(address) for address in job.reply_to)
+        if tags := [name for name, value in job.tags if not value]:
+            form["o:tag"] = tags
+        form |= {f"v:{name}": value for name, value in job.tags if value}
+        # What HTML shows by its cid has that as its file name there.
+        files = [
+            ("inline", (file.cid, file.content, file.content_type))
+            if file.cid
+            else ("attachment", (file.filename or "attachment", file.content, file.content_type))
+            for file in _files(mail)
+        ]
+        return Request(f"/v3/{self._domain}/messages", form=form, files=files)
 
     def check(self) -> Request:
         """See `Provider.check`."""
@@ -262,6 +316,33 @@ class Mailgun:
     def classify(self, response: Response) -> Reply:
         """See `Provider.classify`."""
         return _classify(self._RULES, response)
+
+
+def _headers(mail: Mail) -> dict[str, str]:
+    """An object has each name once."""
+    headers: dict[str, str] = {}
+    for name, value in (*mail.job.headers, ("Message-ID", mail.message_id)):
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _files(mail: Mail) -> list[Attachment]:
+    """The attachments, and a calendar event as one: the APIs have no other place for it."""
+    event = mail.job.event
+    files = list(mail.job.attachments)
+    if event is not None:
+        media_type = f"text/calendar; charset=utf-8; method={event.method}"
+        files.append(Attachment(event.filename, media_type, event.content.encode()))
+    return files
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _word(text: str) -> str:
+    """What Resend takes in a tag: ASCII letters, numbers, underscores and dashes."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", text)
 
 
 def _mailbox(address: Address) -> str:

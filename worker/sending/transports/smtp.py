@@ -111,7 +111,7 @@ class SmtpTransport:
         if carried and not _ended_by_itself(ending):
             # If it says the same on a fresh one, it wants less speed.
             self._pool.ended_after(carried, by_limit=by_limit)
-        return self._outcome(ending, connection)
+        return self._outcome(ending, connection, mail)
 
     async def _take(self, *, fresh: bool) -> Connection:
         try:
@@ -123,16 +123,17 @@ class SmtpTransport:
         options = " SMTPUTF8 BODY=8BITMIME" if mail.needs_smtputf8 else ""
         return await connection.session.converse(
             f"MAIL FROM:<{mail.sender}>{options}\r\n".encode(),
-            f"RCPT TO:<{mail.recipient}>\r\n".encode(),
+            [f"RCPT TO:<{recipient}>\r\n".encode() for recipient in mail.recipients],
             self._content(mail),
             claim,
             REUSED_SECONDS if connection.mails else math.inf,
         )
 
-    def _outcome(self, ending: Ending, connection: Connection) -> Outcome:
+    def _outcome(self, ending: Ending, connection: Connection, mail: Mail) -> Outcome:
         match ending:
-            case Accepted(reply=reply):
-                return Sent(str(reply))
+            case Accepted(reply=reply, refused=refused):
+                without = (f"; not for {mail.recipients[number]}: {str(words)[:200]}" for number, words in refused)
+                return Sent(f"{reply}{''.join(without)}")
             case Unclaimed():
                 return NotClaimed()
             case Refused(stage=stage, reply=reply):
@@ -154,7 +155,7 @@ class SmtpTransport:
         host = self._server.host
         if not mail.sender.isascii():
             return SenderRefused(f"{host} takes no sender with non-ASCII characters (SMTPUTF8, RFC 6531)")
-        if mail.recipient.isascii():
+        if all(recipient.isascii() for recipient in mail.recipients):
             # Sent without, it would be an illegal mail; without its Reply-To, answers would go astray.
             return SenderRefused(
                 f"{host} takes no replyTo with non-ASCII characters (SMTPUTF8, RFC 6531): correct it in the app, or"
@@ -165,7 +166,7 @@ class SmtpTransport:
     def _content(self, mail: Mail) -> bytes:
         if self._idempotency is None:
             return mail.data
-        return f"{self._idempotency.header}: {mail.idempotency_key}\r\n".encode() + mail.data
+        return f"{self._idempotency.header}: {mail.identity}\r\n".encode() + mail.data
 
     def _refusal(self, reply: SmtpReply, stage: Stage) -> Outcome:
         words = str(reply)[:300]

@@ -56,9 +56,10 @@ class SmtpReply:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The server has the mail."""
+    """The server has the mail, for all recipients but those whom it refused by number."""
 
     reply: SmtpReply
+    refused: tuple[tuple[int, SmtpReply], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +133,14 @@ class SmtpSession(asyncio.Protocol):
     async def converse(
         self,
         mail_from: bytes,
-        rcpt_to: bytes,
+        rcpt_to: Sequence[bytes],
         content: bytes,
         claim: Callable[[], Awaitable[bool]],
         first_seconds: float = math.inf,
     ) -> Ending:
         """Gives the server one mail. Each reply is judged as it comes: what follows it, a hang-up for one, takes no
-        refusal back.
+        refusal back. Of several recipients those who are refused for good are left out; one who is refused for now ends
+        it for all, so that nobody gets it twice.
 
         Args:
             claim: asked just before the mail's commands if they go out together, otherwise just before DATA.
@@ -147,16 +149,19 @@ class SmtpSession(asyncio.Protocol):
         self.content_began = False
         steps = (
             (Stage.MAIL, mail_from, min(first_seconds, self._seconds.mail)),
-            (Stage.RCPT, rcpt_to, self._seconds.recipient),
+            *((Stage.RCPT, command, self._seconds.recipient) for command in rcpt_to),
             (Stage.DATA, b"DATA\r\n", self._seconds.data),
         )
-        if self._pipelining:
+        # Behind DATA nobody can be left out any more.
+        pipelining = self._pipelining and len(rcpt_to) == 1
+        refused: list[tuple[int, SmtpReply]] = []
+        if pipelining:
             # The claim can't wait for the 354: behind that there's no way back.
             if not await claim():
                 return Unclaimed()
-            self._say(mail_from + rcpt_to + b"DATA\r\n")
+            self._say(mail_from + rcpt_to[0] + b"DATA\r\n")
         for number, (stage, command, seconds) in enumerate(steps):
-            if not self._pipelining:
+            if not pipelining:
                 if stage is Stage.DATA and not await claim():
                     await self._clear_after(None, ())
                     return Unclaimed()
@@ -164,9 +169,12 @@ class SmtpSession(asyncio.Protocol):
             reply = await self._reply(seconds)
             if reply is None:
                 return Lost(stage, self._lost)
+            if stage is Stage.RCPT and reply.code >= 500 and len(refused) < len(rcpt_to) - 1:
+                refused.append((number - 1, reply))
+                continue
             if reply.code >= 400:
                 refusal = Refused(stage, reply)
-                later = [stage for stage, _, _ in steps[number + 1 :]] if self._pipelining else ()
+                later = [stage for stage, _, _ in steps[number + 1 :]] if pipelining else ()
                 await self._clear_after(refusal, later)
                 return refusal
             if (reply.code == 354) is not (stage is Stage.DATA):
@@ -175,7 +183,8 @@ class SmtpSession(asyncio.Protocol):
             self._lose("it answers what it wasn't asked")
         if self._lost:
             return Lost(Stage.DATA, self._lost)
-        return await self._give(content)
+        ending = await self._give(content)
+        return Accepted(ending.reply, tuple(refused)) if refused and isinstance(ending, Accepted) else ending
 
     async def quit(self, seconds: float) -> None:
         """Says goodbye, and waits so long for the answer."""

@@ -1,0 +1,326 @@
+"""The forms in which public apps queue mails, and what the worker makes of each (docs/jobs.md)."""
+
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from worker.errors import InvalidJob, InvalidRecipient
+from worker.mail.addresses import Address
+from worker.mail.jobs import Defaults, Job, parse_job
+from worker.mail.message import build_mail
+from worker.mail.names import FieldNames, use_own_names
+
+DEFAULTS = Defaults(sender=Address("", "news@example.com"))
+LEAST: dict[str, Any] = {"to": "ann@example.org", "text": "Hello"}
+
+
+def job(**changes: Any) -> Job:
+    return parse_job({**LEAST, **changes}, DEFAULTS)
+
+
+def read(found: Job) -> EmailMessage:
+    message = message_from_bytes(build_mail(found, "id").data, policy=policy.default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+@pytest.mark.parametrize("name", ["to", "email", "recipient", "toEmail", "to_email"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Ann <ann@example.org>",
+        {"name": "Ann", "address": "ann@example.org"},
+        {"name": "Ann", "email": "ann@example.org"},
+        ["Ann <ann@example.org>"],
+        [{"name": "Ann", "email": "ann@example.org"}],
+    ],
+    ids=str,
+)
+def test_recipients(name: str, value: object) -> None:
+    assert parse_job({name: value, "text": "x"}, DEFAULTS).to == (Address("Ann", "ann@example.org"),)
+
+
+def test_several_recipients_each_once() -> None:
+    found = job(to="a@x.example, B <b@x.example>", cc=["c@x.example", "a@x.example"], bcc="d@x.example;a@x.example")
+    assert [one.email for one in found.recipients] == ["a@x.example", "b@x.example", "c@x.example", "d@x.example"]
+    message = read(found)
+    assert [one.addr_spec for one in message["To"].addresses] == ["a@x.example", "b@x.example"]
+    assert message["Bcc"] is None
+
+
+def test_a_mail_may_go_to_fifty() -> None:
+    many = [f"r{number}@example.org" for number in range(50)]
+    assert len(job(to=many).to) == 50
+    assert [one.addr_spec for one in read(job(to=many))["To"].addresses] == many
+    with pytest.raises(InvalidRecipient, match="holds 51 addresses"):
+        job(to=[*many, "one@more.example"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "email"),
+    [
+        ({"from": "Acme, Inc. <a@x.example>"}, "Acme, Inc.", "a@x.example"),
+        ({"from": {"name": "Acme", "email": "a@x.example"}}, "Acme", "a@x.example"),
+        ({"fromName": "Acme", "fromEmail": "a@x.example"}, "Acme", "a@x.example"),
+        ({"from_name": "Acme", "from_email": "a@x.example"}, "Acme", "a@x.example"),
+        ({"fromName": "Acme"}, "Acme", "news@example.com"),
+        ({"sender": "Acme <a@x.example>"}, "Acme", "a@x.example"),
+        ({}, "", "news@example.com"),
+    ],
+    ids=str,
+)
+def test_senders(fields: dict[str, Any], name: str, email: str) -> None:
+    assert job(**fields).sender == Address(name, email)
+
+
+def test_a_sender_beside_the_author() -> None:
+    message = read(job(**{"from": "a@x.example", "sender": "list@x.example"}))
+    assert (message["From"], message["Sender"]) == ("a@x.example", "list@x.example")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"replyTo": ["a@x.example", "b@x.example"]}, {"headers": {"reply-to": "a@x.example, b@x.example"}}]
+)
+def test_answers_go_to_several(fields: dict[str, Any]) -> None:
+    assert [one.email for one in job(**fields).reply_to] == ["a@x.example", "b@x.example"]
+
+
+BUFFER = {"type": "Buffer", "data": list("<p>Zoë</p>".encode())}
+
+
+@pytest.mark.parametrize(
+    ("fields", "html", "text"),
+    [
+        ({"html": "<p>Zoë</p>"}, "<p>Zoë</p>", ""),
+        ({"htmlContent": "<p>Zoë</p>"}, "<p>Zoë</p>", ""),
+        ({"html_content": "<p>Zoë</p>"}, "<p>Zoë</p>", ""),
+        ({"html": BUFFER}, "<p>Zoë</p>", ""),
+        ({"html": {"content": "<p>Zoë</p>"}}, "<p>Zoë</p>", ""),
+        ({"body": "<p>Zoë</p>"}, "<p>Zoë</p>", ""),
+        ({"body": BUFFER}, "<p>Zoë</p>", ""),
+        (
+            {"body": "a < b, <name>, <https://x.example>, <ann@x.example>"},
+            "",
+            "a < b, <name>, <https://x.example>, <ann@x.example>",
+        ),
+        ({"content": "Hello"}, "", "Hello"),
+        ({"message": "Hello<br>you"}, "Hello<br>you", ""),
+        ({"html": "<p>x</p>", "body": "plain"}, "<p>x</p>", "plain"),
+        ({"text": "Hello", "html": ""}, "", "Hello"),
+        ({"content": [{"type": "text/plain", "value": "a"}, {"type": "text/html", "value": "<b>b"}]}, "<b>b", "a"),
+    ],
+    ids=str,
+)
+def test_texts(fields: dict[str, Any], html: str, text: str) -> None:
+    found = parse_job({"to": "ann@example.org", **fields}, DEFAULTS)
+    assert (found.html, found.text) == (html, text)
+
+
+PLACEHOLDERS = Defaults(sender=Address("", "news@example.com"), placeholders="fields")
+
+
+def test_each_placeholder_is_the_jobs_own_field() -> None:
+    raw = {
+        "to": "ann@example.org",
+        "subject": "Order {{ orderId }}",
+        "html": "<p>{{name}} {{user.city}} {{user.city}}</p>",
+        "text": "{{name}} {{orderId}}",
+        "orderId": 7,
+        "name": "<Ann> {{orderId}}",
+        "user": {"city": "Zürich & Bern"},
+    }
+    found = parse_job(raw, PLACEHOLDERS)
+    assert found.subject == "Order 7"
+    assert found.html == "<p>&lt;Ann&gt; {{orderId}} Zürich &amp; Bern Zürich &amp; Bern</p>"
+    assert found.text == "<Ann> {{orderId}} 7"
+    assert found.unsent == ()
+
+
+@pytest.mark.parametrize("value", [None, [], {}, True])
+def test_a_placeholder_for_nothing_is_refused(value: object) -> None:
+    with pytest.raises(InvalidJob, match=r"\{\{city\}\} stands in the mail, but the job has no city"):
+        parse_job({**LEAST, "text": "in {{city}}", "city": value}, PLACEHOLDERS)
+
+
+@pytest.mark.parametrize(
+    ("file", "filename", "content_type", "content"),
+    [
+        ({"filename": "a.txt", "content": "Zoë"}, "a.txt", "text/plain", "Zoë".encode()),
+        ({"filename": "a.txt", "content": "Wm8="}, "a.txt", "text/plain", b"Wm8="),
+        ({"filename": "a.txt", "content": "Wm8=", "encoding": "base64"}, "a.txt", "text/plain", b"Zo"),
+        ({"filename": "a.bin", "content": "5a6f", "encoding": "hex"}, "a.bin", "application/octet-stream", b"Zo"),
+        ({"filename": "a.pdf", "content": "Wm8="}, "a.pdf", "application/pdf", b"Zo"),
+        ({"filename": "a.pdf", "content": "no base64!"}, "a.pdf", "application/pdf", b"no base64!"),
+        ({"filename": "LICENSE", "content": "test"}, "LICENSE", "application/octet-stream", b"test"),
+        ({"filename": "a", "content": {"type": "Buffer", "data": [90, 111]}}, "a", "application/octet-stream", b"Zo"),
+        ({"content": "Wm8", "type": "image/png", "disposition": "inline"}, "attachment.png", "image/png", b"Zo"),
+        (
+            {"filename": "a.docx", "path": "data:;base64,Wm8="},
+            "a.docx",
+            "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+            b"Zo",
+        ),
+        ({"href": "data:text/plain,a%20b"}, "attachment.txt", "text/plain", b"a b"),
+        (
+            {"filename": "a.csv", "content": "a,b", "content_type": "text/csv; charset=utf-8"},
+            "a.csv",
+            "text/csv; charset=utf-8",
+            b"a,b",
+        ),
+    ],
+    ids=str,
+)
+def test_attachments(file: dict[str, Any], filename: str, content_type: str, content: bytes) -> None:
+    [found] = job(attachments=[file]).attachments
+    assert (found.filename, found.content_type, found.content) == (filename, content_type, content)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"attachments": ["a"]}, r"attachments\[0\] is a str"),
+        ({"attachments": [{"filename": "a"}]}, r"attachments\[0\] has neither content nor"),
+        ({"attachments": [{"path": "/etc/passwd"}]}, "has no files of the app's"),
+        ({"attachments": [{"href": "http://x.example/a"}]}, "queue the file's content"),
+        ({"attachments": [{"content": "x", "contentType": "text/plain\r\nX: y"}]}, "line break"),
+        ({"attachments": [{"content": "x", "contentType": "nonsense"}]}, "isn't a media type"),
+        ({"attachments": [{"content": "x", "filename": "a\nb"}]}, "line break"),
+        ({"attachments": [{"content": "x", "cid": "a b"}]}, "isn't a content id"),
+        ({"attachments": [{"content": "§", "encoding": "base64"}]}, "isn't base64"),
+        ({"attachments": [{"content": "x", "encoding": "rot13"}]}, "an encoding that nobody knows"),
+        ({"attachments": [{"content": {"type": "Buffer", "data": [256]}}]}, "aren't a list of bytes"),
+        ({"attachments": [{"content": {"type": "Buffer", "data": [True]}}]}, "aren't a list of bytes"),
+        ({"attachments": [{"content": 5}]}, "is a int"),
+        ({"attachments": [{"content": "x"}] * 101}, "holds 101 files"),
+        ({"attachments": [{"content": "x" * 7_000_001, "filename": "a.txt"}]}, "have 7,000,001 bytes"),
+        ({"icalEvent": {"content": "x", "method": "EAT"}}, "icalEvent.method"),
+        ({"icalEvent": {"path": "/a.ics"}}, "icalEvent.path can't be sent"),
+        ({"html": {"type": "Buffer", "data": [255]}}, "aren't UTF-8"),
+        ({"raw": "From: a"}, "raw can't be sent"),
+        ({"envelope": {"from": "a@x.example"}}, "envelope can't be sent"),
+        ({"amp": "<html amp4email>"}, "amp can't be sent"),
+        ({"headers": {"List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}}, "promises one click"),
+        ({"headers": [{"key": "X-A"}]}, "each of it must be"),
+        ({"priority": "urgent"}, "must be high, normal or low"),
+        ({"references": "zoë@x.example"}, "references isn't a mail's Message-ID"),
+        ({"messageId": "<a@b> <c@d>"}, "messageId isn't a mail's Message-ID"),
+        ({"list": "x"}, "list is a str"),
+        ({"tags": [""]}, "tags holds an empty one"),
+        ({"to": {"name": "x"}}, "to.address is a NoneType"),
+        ({"campaignId": 1, "subscriberId": 1, "cc": "b@x.example"}, "cc is set, but a campaign's mail"),
+    ],
+    ids=str,
+)
+def test_what_cant_be_sent_gets_a_sentence(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidJob, match=words):
+        job(**fields)
+
+
+def test_nothing_that_is_refused_is_refused_empty() -> None:
+    assert job(raw=None, envelope={}, amp="", attachDataUrls=False).unsent == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "headers"),
+    [
+        ({"headers": {"X-A": "1"}}, {"X-A": ["1"]}),
+        ({"headers": {"X-A": ["1", "2"]}}, {"X-A": ["1", "2"]}),
+        ({"headers": {"X-A": 1}}, {"X-A": ["1"]}),
+        ({"headers": [{"key": "X-A", "value": "1"}, {"name": "X-A", "value": "2"}]}, {"X-A": ["1", "2"]}),
+        ({"inReplyTo": "a@b"}, {"In-Reply-To": ["<a@b>"]}),
+        ({"references": ["<a@b>", "c@d"]}, {"References": ["<a@b> <c@d>"]}),
+        ({"priority": "high"}, {"X-Priority": ["1 (Highest)"], "Importance": ["High"], "X-MSMail-Priority": ["High"]}),
+        ({"priority": "normal"}, {}),
+        ({"priority": 3}, {}),
+        (
+            {"list": {"unsubscribe": {"url": "https://x.example/u", "comment": "Off"}}},
+            {"List-Unsubscribe": ["<https://x.example/u> (Off)"]},
+        ),
+        ({"list": {"help": "help@x.example?subject=help"}}, {"List-Help": ["<mailto:help@x.example?subject=help>"]}),
+        (
+            {"list": {"unsubscribe": ["a@x.example", ["b@x.example", "x.example/u"]]}},
+            {"List-Unsubscribe": ["<mailto:a@x.example>", "<mailto:b@x.example>, <http://x.example/u>"]},
+        ),
+        ({"list": {"id": {"url": "x.example", "comment": "Our list"}}}, {"List-ID": ['"Our list" <x.example>']}),
+    ],
+    ids=str,
+)
+def test_header_fields(fields: dict[str, Any], headers: dict[str, list[str]]) -> None:
+    found = job(**fields)
+    assert {name: [value for key, value in found.headers if key == name] for name, _ in found.headers} == headers
+    message = read(found)
+    for name, values in headers.items():
+        assert message.get_all(name) == values
+
+
+def test_one_click_as_every_guide_shows_it() -> None:
+    headers = {
+        "List-Unsubscribe": "<https://x.example/u>, <mailto:u@x.example>",
+        "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+    }
+    message = read(job(headers=headers))
+    assert {name: message[name] for name in headers} == headers
+
+
+def test_an_apps_own_message_id() -> None:
+    mail = build_mail(job(messageId="order-7@x.example"), "id")
+    assert mail.message_id == "<order-7@x.example>"
+    # Two mails may have it: a provider's key mustn't be the same.
+    assert mail.identity != "order-7@x.example"
+
+
+@pytest.mark.parametrize("wrapper", ["mailOptions", "data", "options", "email", "anything"])
+def test_a_mail_within_an_object(wrapper: str) -> None:
+    raw = {
+        "type": "x",
+        "campaignId": 7,
+        "subscriberId": 1,
+        wrapper: {"to": "ann@example.org", "subject": "S", "text": "T"},
+    }
+    found = parse_job(raw, DEFAULTS)
+    assert (found.to[0].email, found.subject, found.campaign_id, found.unsent) == ("ann@example.org", "S", "7", ())
+
+
+def test_what_isnt_sent_is_told() -> None:
+    found = job(colour="red", userId=7, email="other@example.org", traceId="t", extra=None)
+    assert found.unsent == ("colour", "email")
+
+
+def test_names_of_ones_own() -> None:
+    use_own_names({"to": "userEmail", "html": "emailBody", "campaignId": "mailingId"})
+    try:
+        raw = {"userEmail": "ann@example.org", "emailBody": "<p>x", "mailingId": 7, "email": "x@example.org"}
+        found = parse_job(raw, DEFAULTS)
+        assert (found.to[0].email, found.html, found.campaign_id) == ("ann@example.org", "<p>x", "7")
+        assert found.subscriber_id == "ann@example.org"
+    finally:
+        use_own_names({})
+
+
+def test_a_name_stands_for_one_field_only() -> None:
+    names = FieldNames()
+    assert names.known("reply_to") == names.known("reply_to")
+    assert names.known("replyTo") is not None
+    assert names.known("nonsense") is None
+
+
+def test_an_invitation_stands_in_the_mail_and_beside_it() -> None:
+    message = read(job(html="<p>x", icalEvent={"method": "REQUEST", "content": "BEGIN:VCALENDAR\nEND:VCALENDAR\n"}))
+    types = [part.get_content_type() for part in message.walk()]
+    assert types == [
+        *("multipart/mixed", "multipart/alternative", "text/plain", "text/html", "text/calendar", "application/ics")
+    ]
+    assert 'method="REQUEST"' in str(
+        next(part for part in message.walk() if part.get_content_subtype() == "calendar")["Content-Type"]
+    )
+
+
+def test_pictures_stand_with_the_html() -> None:
+    files = [{"filename": "a.png", "content": "Wm8=", "cid": "a"}, {"filename": "b.pdf", "content": "Wm8="}]
+    types = [part.get_content_type() for part in read(job(html='<img src="cid:a">', attachments=files)).walk()]
+    assert types == [
+        *("multipart/mixed", "multipart/alternative", "text/plain"),
+        *("multipart/related", "text/html", "image/png", "application/pdf"),
+    ]

@@ -1,0 +1,227 @@
+"""Attachments as nodemailer, Resend's and SendGrid's clients have them, and nodemailer's calendar events."""
+
+import mimetypes
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from worker.errors import InvalidJob
+from worker.mail.buffers import is_buffer, read_base64, read_buffer, read_data_url
+from worker.mail.fields import line, shorten
+from worker.mail.names import snake_case
+
+#: Of all attachments of a mail together, before base64 makes a third more of them.
+MAX_ATTACHED_BYTES = 7_000_000
+MAX_ATTACHMENTS = 100
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;\s*[\w.+-]+=(\"[^\"\\\r\n]*\"|[^\s;\"]+))*")
+_CID = re.compile(r"[!#-;=?-~]{1,200}")
+_METHODS = ("PUBLISH", "REQUEST", "REPLY", "ADD", "CANCEL", "REFRESH", "COUNTER", "DECLINECOUNTER")
+_TEXT_TYPES = re.compile(r"text/|application/(json|xml|javascript|x-sh|yaml|rtf|sql|x-ndjson)|.*\+(xml|json)")
+#: What is told of each: in camelCase or in snake_case.
+_KEYS = (
+    "filename name content path href contentType type encoding cid contentId contentDisposition disposition"
+    " contentTransferEncoding raw headers httpHeaders url"
+).split()
+_UNKNOWN_TYPE = "application/octet-stream"
+#: Shorter words of a file of unknown type may be plain ones that happen to be base64.
+_SURELY_BASE64 = 64
+# Python's own list alone, which is the same on each host; and what it lacks.
+_TYPES = mimetypes.MimeTypes()
+for _extension_of, _type in {
+    ".7z": "application/x-7z-compressed",
+    ".avif": "image/avif",
+    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".gz": "application/gzip",
+    ".heic": "image/heic",
+    ".ics": "text/calendar",
+    ".log": "text/plain",
+    ".md": "text/markdown",
+    ".odp": "application/vnd.oasis.opendocument.presentation",
+    ".ods": "application/vnd.oasis.opendocument.spreadsheet",
+    ".odt": "application/vnd.oasis.opendocument.text",
+    ".pkpass": "application/vnd.apple.pkpass",
+    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    ".rtf": "application/rtf",
+    ".vcf": "text/vcard",
+    ".webp": "image/webp",
+    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    ".yaml": "text/yaml",
+    ".yml": "text/yaml",
+}.items():
+    _TYPES.add_type(_type, _extension_of)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file in a mail. With a `cid` it's shown where the HTML says `cid:…` (RFC 2392)."""
+
+    filename: str
+    #: With its parameters, such as a charset.
+    content_type: str
+    content: bytes
+    cid: str = ""
+    #: Shown in the mail rather than beside it.
+    inline: bool = False
+    #: Where the content is to be had, if it isn't here.
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarEvent:
+    """An iCalendar object that mail programs show as an invitation (RFC 5546, RFC 6047)."""
+
+    method: str
+    content: str
+    filename: str = "invite.ics"
+
+
+def read_attachments(value: object) -> tuple[Attachment, ...]:
+    """A job's attachments.
+
+    Raises:
+        InvalidJob: it names the attachment and what is wrong with it.
+    """
+    if value is None:
+        return ()
+    values = value if isinstance(value, list) else [value]
+    if len(values) > MAX_ATTACHMENTS:
+        raise InvalidJob(f"attachments holds {len(values)} files; at most {MAX_ATTACHMENTS} are sent")
+    files = tuple(_attachment(one, f"attachments[{number}]") for number, one in enumerate(values))
+    check_size(files)
+    return files
+
+
+def check_size(files: tuple[Attachment, ...]) -> None:
+    """Asks whether a mail may have so much attached to it.
+
+    Raises:
+        InvalidJob: it mayn't.
+    """
+    if (size := sum(len(one.content) for one in files)) > MAX_ATTACHED_BYTES:
+        raise InvalidJob(f"attachments have {size:,} bytes; at most {MAX_ATTACHED_BYTES:,} are sent: link to the files")
+
+
+def read_event(value: object) -> CalendarEvent | None:
+    """nodemailer's `icalEvent`: a string, or `{method, filename, content, encoding}`.
+
+    Raises:
+        InvalidJob: it isn't one.
+    """
+    if value is None:
+        return None
+    event = value if isinstance(value, dict) and not is_buffer(value) else {"content": value}
+    if "path" in event or "href" in event:
+        raise InvalidJob("icalEvent.path can't be sent: queue the event itself as icalEvent.content")
+    encoding = _text(event, "encoding", "icalEvent")
+    content = _content(event.get("content"), encoding, "icalEvent.content", "text/calendar")
+    method = (_text(event, "method", "icalEvent") or "PUBLISH").upper()
+    if method not in _METHODS:
+        raise InvalidJob(f"icalEvent.method is {shorten(method)}, but must be one of {', '.join(_METHODS)} (RFC 5546)")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidJob("icalEvent.content isn't UTF-8 text") from None
+    return CalendarEvent(method, text, _text(event, "filename", "icalEvent") or "invite.ics")
+
+
+def _attachment(value: object, name: str) -> Attachment:
+    if not isinstance(value, dict):
+        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be an object with filename and content")
+    file = _with_camel_names(value)
+    for refused in ("raw", "httpHeaders"):
+        if file.get(refused):
+            raise InvalidJob(f"{name}.{refused} can't be sent: queue the file's content")
+    filename = "" if file.get("filename") is False else _text(file, "filename", name) or _text(file, "name", name)
+    media_type = _text(file, "contentType", name) or _text(file, "type", name)
+    if media_type and not _MEDIA_TYPE.fullmatch(media_type):
+        raise InvalidJob(f"{name}.contentType isn't a media type like application/pdf: {shorten(media_type)}")
+    cid = (_text(file, "cid", name) or _text(file, "contentId", name)).strip("<>")
+    if cid and not _CID.fullmatch(cid):
+        raise InvalidJob(f"{name}.cid isn't a content id like logo@example.com: {shorten(cid)}")
+    disposition = _text(file, "contentDisposition", name) or _text(file, "disposition", name)
+    where = _text(file, "href", name) or _text(file, "url", name) or _text(file, "path", name)
+    url, content = "", b""
+    if file.get("content") is not None:
+        guessed = media_type or _guess(filename)
+        content = _content(file["content"], _text(file, "encoding", name), f"{name}.content", guessed)
+    elif where:
+        data = read_data_url(where, f"{name}.path")
+        if data is not None:
+            media_type, content = media_type or data[0], data[1]
+        elif where.lower().startswith("https://"):
+            url = where
+            filename = filename or unquote(urlsplit(where).path.rpartition("/")[2])
+        else:
+            raise InvalidJob(
+                f"{name}.path can't be sent: the worker has no files of the app's: queue the file's content, or an"
+                f" https:// address: {shorten(where)}"
+            )
+    else:
+        raise InvalidJob(f"{name} has neither content nor an https:// address in href")
+    if file.get("filename") is not False:
+        filename = filename or f"attachment{_extension(media_type)}"
+    return Attachment(
+        filename,
+        media_type or _guess(filename),
+        content,
+        cid,
+        inline=disposition.lower() == "inline" or (cid != "" and not disposition),
+        url=url,
+    )
+
+
+def _with_camel_names(value: Mapping[object, object]) -> dict[str, object]:
+    file = {key: value[key] for key in _KEYS if value.get(key) is not None}
+    for key in _KEYS:
+        if key not in file and value.get(snake_case(key)) is not None:
+            file[key] = value[snake_case(key)]
+    return file
+
+
+def _text(fields: Mapping[object, object] | Mapping[str, object], key: str, name: str) -> str:
+    value = fields.get(key)
+    return "" if value is None or value is False else line(value, f"{name}.{key}")
+
+
+def _content(value: object, encoding: str, name: str, media_type: str) -> bytes:
+    if is_buffer(value):
+        return read_buffer(value, name)
+    if not isinstance(value, str):
+        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string or a Buffer")
+    match encoding.lower().replace("-", ""):
+        case "base64" | "base64url":
+            return read_base64(value, name)
+        case "hex":
+            try:
+                return bytes.fromhex(value)
+            except ValueError:
+                raise InvalidJob(f"{name} isn't hexadecimal") from None
+        case "binary" | "latin1":
+            return value.encode("latin-1", "replace")
+        case "ascii" | "utf8":
+            return value.encode("utf-8", "replace")
+        case "utf16le" | "ucs2":
+            return value.encode("utf-16-le", "replace")
+        case "":
+            return _text_or_base64(value, name, media_type)
+        case _:
+            raise InvalidJob(f"{name} has an encoding that nobody knows: {shorten(encoding)}")
+
+
+def _text_or_base64(value: str, name: str, media_type: str) -> bytes:
+    """Resend's and SendGrid's clients queue base64 and don't say so; a picture or PDF is never plain letters."""
+    if not _TEXT_TYPES.match(media_type) and (media_type != _UNKNOWN_TYPE or len(value) >= _SURELY_BASE64):
+        try:
+            return read_base64(value, name)
+        except InvalidJob:
+            pass
+    return value.encode("utf-8", "replace")
+
+
+def _guess(filename: str) -> str:
+    return _TYPES.guess_type(filename)[0] or _UNKNOWN_TYPE
+
+
+def _extension(media_type: str) -> str:
+    return _TYPES.guess_extension(media_type.partition(";")[0].strip().lower()) or ".bin"

@@ -1,0 +1,163 @@
+"""A mail's texts, in the forms in which apps queue them, with what belongs in their placeholders."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+from worker.errors import InvalidJob
+from worker.mail.buffers import is_buffer, read_buffer
+from worker.mail.fields import shorten, without_surrogates
+
+MAX_BODY_CHARACTERS = 10_000_000
+#: Instead of a subscriber's name that is missing, as the web app's own cron has it.
+NAMELESS = "Subscriber"
+
+Placeholders = Literal["none", "name", "fields"]
+
+_BODY_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_BODY_CONTROL_BYTES = bytes(number for number in (*range(32), 127) if number not in b"\t\n\r")
+# Plain text may hold `<name>` or `<https://…>`, so only HTML's own elements count.
+_HTML = re.compile(
+    r"<!doctype html|<!--|</?(?:a|abbr|article|b|blockquote|body|br|button|center|code|dd|div|dl|dt|em|font|footer"
+    r"|form|h[1-6]|head|header|hr|html|i|img|li|link|main|meta|ol|p|pre|s|section|small|span|strike|strong|style|sub"
+    r"|sup|table|tbody|td|tfoot|th|thead|title|tr|u|ul)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w.]*)\s*\}\}")
+_NAME = re.compile(r"\{\{\s*name\s*\}\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """At least one of `html` and `text` isn't empty."""
+
+    subject: str
+    html: str
+    text: str
+
+
+def read_texts(fields: Mapping[str, object]) -> tuple[str, str]:
+    """HTML and plain text.
+
+    Raises:
+        InvalidJob: there's neither, or one isn't a text.
+    """
+    html, text = (read_text(fields.get(name), name) for name in ("html", "text"))
+    if "body" in fields:
+        body = fields["body"]
+        if isinstance(body, list):
+            html, text = _parts(body, html, text)
+        else:
+            words = read_text(body, "body")
+            if _HTML.search(words):
+                html = html or words
+            else:
+                text = text or words
+    if not html and not text:
+        raise InvalidJob("html and text are both missing")
+    return html, text
+
+
+def read_text(value: object, name: str) -> str:
+    """A text, a Buffer of one, or an object with one as its `content`; empty if there's none.
+
+    Raises:
+        InvalidJob: it's none of these, or too long.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, dict) and not is_buffer(value) and "content" in value:
+        value = value["content"]
+    if is_buffer(value):
+        try:
+            value = read_buffer(value, name).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InvalidJob(f"{name} is a Buffer, but its bytes aren't UTF-8 text") from None
+    if not isinstance(value, str):
+        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string")
+    if len(value) > MAX_BODY_CHARACTERS:
+        raise InvalidJob(f"{name} has {len(value):,} characters; at most {MAX_BODY_CHARACTERS:,} are sent")
+    text = without_surrogates(value)
+    raw = text.encode("utf-8")
+    # A regular expression takes ten times as long to find nothing.
+    return text if len(raw.translate(None, _BODY_CONTROL_BYTES)) == len(raw) else _BODY_CONTROL.sub("", text)
+
+
+def _parts(body: list[object], html: str, text: str) -> tuple[str, str]:
+    """SendGrid's `content`: a list of `{type, value}`."""
+    for part in body:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(part, dict) or kind not in ("text/html", "text/plain"):
+            raise InvalidJob(f"content holds a part that is neither text/plain nor text/html: {shorten(kind)}")
+        words = read_text(part.get("value"), "content")
+        if kind == "text/html":
+            html = html or words
+        else:
+            text = text or words
+    return html, text
+
+
+def fill(content: Content, placeholders: Placeholders, data: Mapping[str, object], used: set[str]) -> Content:
+    """The content with the job's own words in its placeholders, escaped in HTML: `{{name}}` alone, or each field.
+
+    Args:
+        used: gets the names of the fields that stand in the mail.
+
+    Raises:
+        InvalidJob: the job has no such field.
+    """
+    match placeholders:
+        case "none":
+            return content
+        case "name":
+            name = _words(data, "name")
+            return Content(
+                content.subject,
+                _NAME.sub(lambda _: escape(name), content.html),
+                _NAME.sub(lambda _: name, content.text),
+            )
+        case "fields":
+            return Content(
+                *(
+                    _PLACEHOLDER.sub(_replacement(data, how, used), text)
+                    for text, how in ((content.subject, _one_line), (content.html, escape), (content.text, str))
+                )
+            )
+
+
+def _replacement(
+    data: Mapping[str, object], how: Callable[[str], str], used: set[str]
+) -> Callable[[re.Match[str]], str]:
+    def replace(found: re.Match[str]) -> str:
+        used.add(found[1].partition(".")[0])
+        return how(_words(data, found[1]))
+
+    return replace
+
+
+def _words(data: Mapping[str, object], path: str) -> str:
+    """What a placeholder stands for; `a.b` is b in the object a."""
+    value: object = data
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict | Mapping) else None
+    if path == "name":
+        own = data.get("subscriberName") or data.get("subscriber_name")
+        value = own if _is_word(own) else value if _is_word(value) else ""
+        return _clean(value).strip() or NAMELESS
+    if not _is_word(value):
+        raise InvalidJob(f"{{{{{path}}}}} stands in the mail, but the job has no {path} with a text or a number")
+    return _clean(value)
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def _clean(value: object) -> str:
+    return without_surrogates(_BODY_CONTROL.sub("", str(value)))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

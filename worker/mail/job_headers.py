@@ -1,0 +1,192 @@
+"""Header fields that a job asks for: `headers` in each of its forms, and nodemailer's names for single ones."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from worker.errors import InvalidJob
+from worker.mail.fields import line, shorten
+from worker.mail.header_fields import LONGEST_WORD, check_field, text_value
+from worker.mail.names import snake_case
+
+Fields = tuple[tuple[str, str], ...]
+
+MAX_FIELDS = 100
+ONE_CLICK = ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")
+# RFC 5322 field names, without those that the worker writes itself.
+_NAME = re.compile(r"[!-9;-~]{1,76}")
+_RESERVED = frozenset(
+    "bcc cc content-disposition content-transfer-encoding content-type date from message-id mime-version"
+    " return-path sender subject to".split()
+)
+_MESSAGE_ID = re.compile(r"<[!-;=?-~]+>")
+_URL = re.compile(r"(https?|mailto|ftp):", re.IGNORECASE)
+# As mail programs know them.
+_PRIORITIES = {"high": ("1 (Highest)", "High", "High"), "low": ("5 (Lowest)", "Low", "Low"), "normal": None}
+# Between < and >.
+_LONGEST_URL = LONGEST_WORD - 2
+
+
+def read_headers(value: object) -> Fields:
+    """`{name: value}`, `{name: [value, …]}` or `[{key, value}, …]`.
+
+    Raises:
+        InvalidJob: it names the field and what is wrong with it.
+    """
+    fields: list[tuple[str, str]] = []
+    for name, content in _pairs(value):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidJob(f"headers holds a name that isn't a mail header's: {shorten(name)}")
+        if name.lower() in _RESERVED:
+            raise InvalidJob(f"headers can't set {name}: the worker writes it")
+        for one in content if isinstance(content, list) else [content]:
+            text = line(str(one) if _is_number(one) else one, f"headers.{name}")
+            check_field(name, text)
+            fields.append((name, text))
+    if len(fields) > MAX_FIELDS:
+        raise InvalidJob(f"headers holds {len(fields)} fields; at most {MAX_FIELDS} are sent")
+    return tuple(fields)
+
+
+def named_fields(fields: Mapping[str, object]) -> Fields:
+    """What `inReplyTo`, `references`, `list` and `priority` ask for.
+
+    Raises:
+        InvalidJob: one of them can't stand in a mail.
+    """
+    found: list[tuple[str, str]] = []
+    if "inReplyTo" in fields:
+        found.append(("In-Reply-To", _ids(fields["inReplyTo"], "inReplyTo")))
+    if "references" in fields:
+        found.append(("References", _ids(fields["references"], "references")))
+    if "list" in fields:
+        found.extend(_list_fields(fields["list"]))
+    found.extend(_priority_fields(fields.get("priority")))
+    for name, value in found:
+        check_field(name, value)
+    return tuple(found)
+
+
+def with_unsubscribing(fields: Fields, url: str | None) -> Fields:
+    """The fields with those for unsubscribing (RFC 2369, RFC 8058): `unsubscribeUrl` counts before the app's own.
+
+    Raises:
+        InvalidJob: they promise one click, and there's no address for it.
+    """
+    if url is not None:
+        own = ("list-unsubscribe", "list-unsubscribe-post")
+        kept = tuple(field for field in fields if field[0].lower() not in own)
+        return (*kept, ("List-Unsubscribe", f"<{url}>"), ONE_CLICK)
+    by_name = {name.lower(): value for name, value in fields}
+    post = by_name.get("list-unsubscribe-post")
+    if post is not None:
+        if post.replace(" ", "").lower() != ONE_CLICK[1].lower():
+            raise InvalidJob(f"headers.List-Unsubscribe-Post must be {ONE_CLICK[1]} (RFC 8058): {shorten(post)}")
+        if "https://" not in by_name.get("list-unsubscribe", "").lower():
+            raise InvalidJob(
+                "headers.List-Unsubscribe-Post promises one click, but there's no List-Unsubscribe with an https://"
+                " address (RFC 8058)"
+            )
+    return fields
+
+
+def read_unsubscribe_url(value: object) -> str | None:
+    """An address for RFC 8058.
+
+    Raises:
+        InvalidJob: it isn't one.
+    """
+    if value is None:
+        return None
+    url = line(value, "unsubscribeUrl")
+    # RFC 8058 asks for https; the URL stands between < and > in the header.
+    if not re.fullmatch(r"https://[!-;=?-~]+", url):
+        raise InvalidJob(f"unsubscribeUrl must be an https:// address without spaces: {shorten(url)}")
+    if len(url) > _LONGEST_URL:
+        raise InvalidJob(
+            f"unsubscribeUrl has {len(url):,} characters, but a mail's line takes {_LONGEST_URL} (RFC 5322), and"
+            f" a URL can't be split: {shorten(url)}"
+        )
+    return url
+
+
+def read_message_id(value: object) -> str:
+    """An app's own Message-ID; empty without one.
+
+    Raises:
+        InvalidJob: it isn't one.
+    """
+    return "" if value is None else _ids(value, "messageId", most=1)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _pairs(value: object) -> Iterable[tuple[object, object]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list):
+        for one in value:
+            if not isinstance(one, dict) or "value" not in one or not ("key" in one or "name" in one):
+                raise InvalidJob(f"headers is a list, so each of it must be {{key, value}}: {shorten(one)}")
+            yield one.get("key", one.get("name")), one["value"]
+    else:
+        raise InvalidJob(f"headers is a {type(value).__name__}, but must be an object of strings")
+
+
+def _ids(value: object, name: str, most: int = 1000) -> str:
+    """Message-IDs with their brackets, as apps often leave them out."""
+    values = value if isinstance(value, list) else [value]
+    ids = [f"<{one.strip('<>')}>" for each in values for one in re.split(r"[\s,]+", line(each, name)) if one]
+    if not ids or len(ids) > most or not all(_MESSAGE_ID.fullmatch(one) for one in ids):
+        raise InvalidJob(f"{name} isn't a mail's Message-ID like <id@example.com>: {shorten(value)}")
+    return " ".join(ids)
+
+
+def _priority_fields(value: object) -> Fields:
+    # A number is the queue's.
+    if value is None or _is_number(value):
+        return ()
+    words = line(value, "priority").lower()
+    if words not in _PRIORITIES:
+        raise InvalidJob(f"priority is {shorten(value)}, but must be high, normal or low")
+    values = _PRIORITIES[words]
+    return () if values is None else tuple(zip(("X-Priority", "X-MSMail-Priority", "Importance"), values, strict=True))
+
+
+def _list_fields(value: object) -> Fields:
+    """nodemailer's `list`: `{unsubscribe: {url, comment}, help: "…", id: …}`, each also as a list."""
+    if not isinstance(value, dict):
+        raise InvalidJob(f"list is a {type(value).__name__}, but must be an object like {{unsubscribe: …}}")
+    fields: list[tuple[str, str]] = []
+    for key, content in value.items():
+        name = f"list.{key}"
+        if not isinstance(key, str) or not re.fullmatch("[A-Za-z-]{1,40}", key):
+            raise InvalidJob(f"list holds a name that isn't a mail header's: {shorten(key)}")
+        header = "List-" + "-".join(part.capitalize() for part in snake_case(key).replace("_", "-").split("-"))
+        if header.lower() == "list-id":
+            header = "List-ID"
+        # A list within a list is one header field of several addresses.
+        for group in content if isinstance(content, list) else [content]:
+            entries = [_list_entry(one, header, name) for one in (group if isinstance(group, list) else [group])]
+            fields.append((header, ", ".join(entries)))
+    return tuple(fields)
+
+
+def _list_entry(value: object, header: str, name: str) -> str:
+    url, comment = (value.get("url"), value.get("comment")) if isinstance(value, dict) else (value, None)
+    address = re.sub(r"[\s<>]+", "", line(url, name))
+    words = "" if comment is None else line(comment, f"{name}.comment")
+    if header == ONE_CLICK[0]:
+        return address
+    if header == "List-ID":
+        return f'"{words}" <{address}>' if words.isascii() and words else f"{text_value(words)} <{address}>".strip()
+    if not _URL.match(address):
+        address = f"mailto:{address}" if re.fullmatch(r"[^@]+@[^@]+", address) else f"http://{address}"
+    return f"<{address}> ({text_value(words)})" if words else f"<{address}>"
+
+
+def reply_to_of(fields: Fields) -> tuple[Fields, object]:
+    """The fields without Reply-To, and what that says: it's the mail's replyTo."""
+    values = [value for name, value in fields if name.lower() == "reply-to"]
+    return tuple(field for field in fields if field[0].lower() != "reply-to"), values or None

@@ -1,0 +1,127 @@
+"""The names under which apps put a mail's fields into a job: the one list that both queues, the scripts in Redis and
+docs/jobs.md share. Each name is taken in camelCase and in snake_case."""
+
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+#: What a mail is made of → the names for it; the first that isn't empty counts.
+NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "to": ("to", "email", "recipient", "toEmail"),
+        "cc": ("cc",),
+        "bcc": ("bcc",),
+        "from": ("from",),
+        "fromName": ("fromName",),
+        "fromEmail": ("fromEmail",),
+        "sender": ("sender",),
+        "replyTo": ("replyTo",),
+        "subject": ("subject",),
+        "html": ("html", "htmlContent", "htmlBody"),
+        "text": ("text", "textContent", "textBody"),
+        "body": ("body", "content", "message"),
+        "attachments": ("attachments",),
+        "icalEvent": ("icalEvent",),
+        "headers": ("headers",),
+        "list": ("list",),
+        "inReplyTo": ("inReplyTo",),
+        "references": ("references",),
+        "messageId": ("messageId",),
+        "priority": ("priority",),
+        "tags": ("tags", "categories"),
+        "unsubscribeUrl": ("unsubscribeUrl",),
+        "campaignId": ("campaignId",),
+        "subscriberId": ("subscriberId",),
+        "subscriberName": ("subscriberName",),
+    }
+)
+
+#: What can't be sent, and why. Queued empty, it's nothing.
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "raw": "a mail that is written already would go out past every check: queue its parts",
+        "amp": "AMP needs the sender's registration with each mailbox provider, and the providers' APIs take none",
+        "watchHtml": "no mailbox provider shows it any more",
+        "alternatives": "only html, text and icalEvent go out, which every provider takes",
+        "dsn": "what became of a mail stands in the ledger and in the provider's log",
+        "envelope": "the envelope is made of from, to, cc and bcc",
+        "dkim": "the mail server or provider signs",
+        "attachDataUrls": "queue such pictures in attachments, with a cid",
+        "auth": "the account is the worker's: see docs/configure.md",
+        "react": "render it in the app, and queue the html",
+        "personalizations": "queue a job for each",
+        "dynamicTemplateData": "a provider's own templates aren't used: queue the html, or a template of the worker's",
+    }
+)
+
+#: What isn't a part of the mail, as everybody knows: it stays in the queue, and nobody is told.
+HARMLESS = frozenset(
+    "type metadata meta attempt attempts id jobId jobName queue timestamp createdAt updatedAt queuedAt userId name"
+    " firstName lastName username campaignName locale lang language timezone encoding textEncoding disableFileAccess"
+    " disableUrlAccess normalizeHeaderKey tenantId organizationId accountId traceId requestId correlationId source"
+    " retryCount maxRetries variables vars context template templateName".split()
+)
+
+#: What a value that names a recipient as an object has.
+ADDRESS_KEYS = ("address", "email")
+
+
+def snake_case(name: str) -> str:
+    """`replyTo` as `reply_to`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def both_spellings(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name, and behind it its snake_case."""
+    return tuple(dict.fromkeys(spelling for name in names for spelling in (name, snake_case(name))))
+
+
+class FieldNames:
+    """Finds a job's fields by an app's names."""
+
+    def __init__(self, own: Mapping[str, str] = MappingProxyType({})) -> None:
+        """
+        Args:
+            own: what a mail is made of → the app's own name for it, which counts before all others.
+        """
+        self.own = dict(own)
+        #: Each name → what it's a name of, and its rank among the others.
+        self._known: dict[str, tuple[str, int]] = {}
+        for canonical, names in NAMES.items():
+            first = (own[canonical],) if canonical in own else ()
+            for rank, name in enumerate(both_spellings((*first, *names))):
+                self._known.setdefault(name, (canonical, rank))
+        self._refused = {spelling: name for name in REFUSED for spelling in both_spellings((name,))}
+        self._harmless = frozenset(both_spellings(HARMLESS))
+
+    def of(self, canonical: str) -> tuple[str, ...]:
+        """All names of a field in their order."""
+        first = (self.own[canonical],) if canonical in self.own else ()
+        return both_spellings((*first, *NAMES[canonical]))
+
+    def known(self, name: str) -> tuple[str, int] | None:
+        """What the name is one of, and its rank."""
+        return self._known.get(name)
+
+    def refused(self, name: str) -> str | None:
+        """Why what the name stands for can't be sent."""
+        return REFUSED[self._refused[name]] if name in self._refused else None
+
+    def is_harmless(self, name: str) -> bool:
+        """Whether nobody misses it in the mail."""
+        return name in self._harmless
+
+
+_current = FieldNames()
+
+
+def field_names() -> FieldNames:
+    """Those of this process's app."""
+    return _current
+
+
+def use_own_names(own: Mapping[str, str]) -> None:
+    """From now on this process reads jobs by an app's own names, in Redis too. A process has one app, as it has one
+    log; it's said before anything is read."""
+    global _current
+    _current = FieldNames(own)

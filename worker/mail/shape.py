@@ -1,0 +1,185 @@
+"""A job's fields under the names that this project uses, whatever the app called them and wrapped them in; and whose
+mail it is. lua/ids.lua reads campaign and subscriber by the same rules: tests/vectors/ids.json holds both to them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from worker.errors import InvalidJob
+from worker.mail.fields import shorten, without_surrogates
+from worker.mail.names import ADDRESS_KEYS, FieldNames, field_names
+
+MAX_ID_CHARACTERS = 200
+_LARGEST_WHOLE = 2**53
+_BLANKS = " \t\n\v\f\r"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_EMPTY: tuple[object, ...] = (None, "", [], {})
+_IN_BRACKETS = re.compile(r"<([^<>]*)>$")
+_BEFORE_COMMENT = re.compile(r"([^ \t\n\v\f\r()]+)[ \t\n\v\f\r]+\(")
+_UPPER_TO_LOWER = {number: number + 32 for number in range(ord("A"), ord("Z") + 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a job holds."""
+
+    #: By the names of worker/mail/names.py; nothing empty.
+    fields: Mapping[str, object]
+    #: All that a placeholder may stand for.
+    data: Mapping[str, object]
+    #: Names of what isn't sent, and isn't known to be harmless.
+    unsent: tuple[str, ...]
+    #: Each field's name in the job, such as `mailOptions.to`.
+    names: Mapping[str, str]
+
+
+def read_shape(raw: object) -> Shape:
+    """Finds a mail's fields.
+
+    Raises:
+        InvalidJob: it's no object, or holds what can't be sent.
+    """
+    if not isinstance(raw, dict):
+        raise InvalidJob(f"the job is a {type(raw).__name__}, but must be an object with to, subject and html")
+    names = field_names()
+    job = {name: value for name, value in raw.items() if isinstance(name, str)}
+    wrapper = _wrapper(job, names)
+    parts = [job] if wrapper is None else [_object(job[wrapper]), {n: v for n, v in job.items() if n != wrapper}]
+    fields: dict[str, object] = {}
+    spelled: dict[str, str] = {}
+    data: dict[str, object] = {}
+    unsent: list[str] = []
+    for number, part in enumerate(parts):
+        prefix = f"{wrapper}." if wrapper is not None and number == 0 else ""
+        own: dict[str, tuple[int, str]] = {}
+        for name, value in part.items():
+            data.setdefault(name, value)
+            if value in _EMPTY:
+                continue
+            if known := names.known(name):
+                canonical, rank = known
+                if canonical in spelled:
+                    unsent.append(name)
+                elif canonical not in own or rank < own[canonical][0]:
+                    if canonical in own:
+                        unsent.append(own[canonical][1])
+                    own[canonical] = rank, name
+                    fields[canonical] = value
+                else:
+                    unsent.append(name)
+            elif reason := names.refused(name):
+                if value is not False:
+                    raise InvalidJob(f"{name} can't be sent: {reason}")
+            elif not names.is_harmless(name):
+                unsent.append(name)
+        spelled.update((canonical, prefix + name) for canonical, (_, name) in own.items())
+    return Shape(fields, data, tuple(unsent), spelled)
+
+
+def recipient_key(raw: object) -> tuple[str, str] | None:
+    """The campaign and subscriber of a job that may be broken otherwise, or None."""
+    if not isinstance(raw, dict):
+        return None
+    names = field_names()
+    job = {name: value for name, value in raw.items() if isinstance(name, str)}
+    wrapper = _wrapper(job, names)
+    parts = (job,) if wrapper is None else (_object(job[wrapper]), job)
+    try:
+        campaign_id = _first_id(parts, names, "campaignId")
+        if campaign_id is None:
+            return None
+        subscriber_id = _first_id(parts, names, "subscriberId") or _address_id(parts[0], names.of("to"))
+    except InvalidJob:
+        return None
+    return None if subscriber_id is None else (campaign_id, subscriber_id)
+
+
+def ids_of(shape: Shape) -> tuple[str | None, str | None]:
+    """The job's campaign and subscriber: both, or neither for a mail outside any campaign. A campaign's job without a
+    subscriber's id has its address instead.
+
+    Raises:
+        InvalidJob: one of them isn't an id, or a subscriber's is there alone.
+    """
+    campaign_id, subscriber_id = (read_id(shape.fields.get(name), name) for name in ("campaignId", "subscriberId"))
+    if campaign_id is None:
+        if subscriber_id is not None:
+            raise InvalidJob("subscriberId is set, but campaignId isn't: they go together")
+        return None, None
+    if subscriber_id is None:
+        subscriber_id = _address_id({"to": shape.fields.get("to")}, ("to",))
+        if subscriber_id is None:
+            raise InvalidJob("campaignId is set, but neither a subscriberId nor one address that could stand for it")
+    return campaign_id, subscriber_id
+
+
+def read_id(value: object, name: str) -> str | None:
+    """A campaign's or subscriber's id as text; None if there's none.
+
+    Raises:
+        InvalidJob: it isn't one.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string or a whole number")
+    if isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
+        raise InvalidJob(f"{name} is a number beyond 2^53, which not every reader keeps whole: queue it as a string")
+    text = without_surrogates(str(value).strip(_BLANKS))
+    if not text or _CONTROL.search(text):
+        raise InvalidJob(f"{name} is blank or holds a control character: {shorten(value)}")
+    if len(text) > MAX_ID_CHARACTERS:
+        raise InvalidJob(f"{name} is longer than {MAX_ID_CHARACTERS} characters")
+    return text
+
+
+def _object(value: object) -> dict[str, object]:
+    return {name: inner for name, inner in value.items() if isinstance(name, str)} if isinstance(value, dict) else {}
+
+
+def _wrapper(job: Mapping[str, object], names: FieldNames) -> str | None:
+    """The only object that has a recipient, if the job itself has none."""
+    if _has_recipient(job, names):
+        return None
+    wrappers = [name for name, value in job.items() if _has_recipient(_object(value), names)]
+    return wrappers[0] if len(wrappers) == 1 else None
+
+
+def _has_recipient(fields: Mapping[str, object], names: FieldNames) -> bool:
+    return any(_may_be_recipient(fields.get(name)) for name in names.of("to"))
+
+
+def _may_be_recipient(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(isinstance(value.get(key), str) and value[key] != "" for key in ADDRESS_KEYS)
+    return (isinstance(value, list) and value != []) or (isinstance(value, str) and value != "")
+
+
+def _first_id(parts: tuple[Mapping[str, object], ...], names: FieldNames, field: str) -> str | None:
+    for part in parts:
+        for name in names.of(field):
+            if part.get(name) not in (None, ""):
+                return read_id(part[name], field)
+    return None
+
+
+def _address_id(fields: Mapping[str, object], names: tuple[str, ...]) -> str | None:
+    """The first recipient's address as it stands in the job, its domain in small letters."""
+    value = next((fields[name] for name in names if fields.get(name) not in _EMPTY), None)
+    if isinstance(value, list):
+        value = value[0] if len(value) == 1 else None
+    if isinstance(value, dict):
+        value = next((value[key] for key in ADDRESS_KEYS if isinstance(value.get(key), str) and value[key]), None)
+    elif isinstance(value, str):
+        text = value.strip(_BLANKS)
+        found = _IN_BRACKETS.search(text) or _BEFORE_COMMENT.match(text)
+        value = text if found is None else found[1]
+    if not isinstance(value, str):
+        return None
+    local, at, domain = value.strip(_BLANKS).rpartition("@")
+    if not at:
+        return None
+    try:
+        return read_id(f"{local}@{domain.translate(_UPPER_TO_LOWER)}", "to")
+    except InvalidJob:
+        return None

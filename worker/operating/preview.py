@@ -1,0 +1,170 @@
+"""`mail-worker preview`: the mail of a job as it would leave, and what each field was taken for. `mail-worker check
+--jobs` asks the same of all jobs of a file, and `mail-worker check` of those at the head of the app's queue."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import redis
+
+from worker.base import keys
+from worker.base.settings import JobSettings
+from worker.errors import InvalidJob, MailWorkerError
+from worker.mail.addresses import Address
+from worker.mail.fields import shorten
+from worker.mail.jobs import Job, parse_job
+from worker.mail.message import Mail, build_mail
+from worker.mail.shape import Shape, read_shape
+from worker.queue.producer import read_jobs
+
+#: So many jobs at the head of the app's queue are read.
+LOOKED_AT = 20
+#: Fields that nobody knows, as a sentence shows them.
+SHOWN_FIELDS = 10
+_MESSAGES = (keys.MESSAGES, keys.DELAYED_MESSAGES, keys.DEAD_LETTER_MESSAGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A mail, and a line for each thing in it."""
+
+    mail: Mail
+    lines: tuple[str, ...]
+
+
+def job_of_file(path: Path, line: int) -> object:
+    """A file's job, by its line's number; the first one if that's 0.
+
+    Raises:
+        MailWorkerError: there's none, or it can't be read.
+    """
+    for number, job in read_jobs(path):
+        if line in (0, number):
+            if isinstance(job, InvalidJob):
+                raise MailWorkerError(f"{path}:{number}: {job}.")
+            return job
+    raise MailWorkerError(f"{path} holds no job" + (f" in line {line}." if line else "."))
+
+
+def job_of_queue(client: "redis.Redis", bullmq: str, identity: str) -> object:
+    """A waiting, delayed or dead job: a message's id, or a BullMQ job's.
+
+    Raises:
+        MailWorkerError: there's none, or it can't be read.
+        redis.RedisError: Redis is away.
+    """
+    data: object = client.hget(f"{bullmq}:{identity}", "data") if bullmq else None
+    message = None
+    for key in () if data is not None else _MESSAGES:
+        message = message or client.hget(key, identity)
+    try:
+        if isinstance(data, bytes):
+            return json.loads(data)
+        if isinstance(message, bytes):
+            return json.loads(message)["args"][0]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise MailWorkerError(f"{identity} is queued, but isn't a job: mail-worker dead show {identity}.") from None
+    queues = " or ".join(filter(None, ("Dramatiq's queue", bullmq)))
+    raise MailWorkerError(f"There's no file {identity!r}, and no job of that id waits in {queues}.")
+
+
+def preview(raw: object, settings: JobSettings) -> Preview:
+    """The mail of a job, with what it was made of.
+
+    Raises:
+        InvalidJob: it can't become a mail.
+    """
+    shape = read_shape(raw)
+    job = parse_job(raw, settings.defaults)
+    mail = build_mail(job, "preview", makes_text=settings.makes_text)
+    return Preview(mail, tuple(_lines(shape, job, mail)))
+
+
+def _lines(shape: Shape, job: Job, mail: Mail) -> Iterator[str]:
+    def line(what: str, field: str, words: str) -> str:
+        return f"{what:<12} {shape.names.get(field, '-'):<24} {words}"
+
+    if job.campaign_id is not None:
+        yield line("campaign", "campaignId", job.campaign_id)
+        yield line("subscriber", "subscriberId", job.subscriber_id or "")
+    yield line("from", "from" if "from" in shape.names else "fromEmail", _people((job.sender,)))
+    yield line("to", "to", _people(job.to))
+    for name, people in (("cc", job.cc), ("bcc", job.bcc)):
+        if people:
+            yield line(name, name, _people(people))
+    if job.reply_to:
+        yield line("reply to", "replyTo", _people(job.reply_to))
+    yield line("subject", "subject", job.subject)
+    for name, text in (("html", job.html), ("text", mail.text)):
+        made = name == "text" and not job.text and text != ""
+        if text:
+            words = f"{len(text):,} characters{', made from the HTML' if made else ''}"
+            yield line(name, name if name in shape.names else "" if made else "body", words)
+    for name, value in job.headers:
+        yield line("header", "headers", f"{name}: {value}")
+    for file in job.attachments:
+        shown = ", in the HTML" if file.cid else ""
+        yield line(
+            "attachment",
+            "attachments",
+            f"{file.filename or '(no name)'}, {file.content_type}, {len(file.content):,} bytes{shown}",
+        )
+    if job.event is not None:
+        yield line("invitation", "icalEvent", f"{job.event.method}, {job.event.filename}")
+    for name, value in job.tags:
+        yield line("tag", "tags", f"{name}={value}" if value else name)
+    if job.unsent:
+        yield f"{'not sent':<12} {', '.join(map(_shown, job.unsent[:SHOWN_FIELDS]))}"
+
+
+def _people(addresses: Iterable[Address]) -> str:
+    return ", ".join(f"{one.name} <{one.email}>" if one.name else one.email for one in addresses)
+
+
+def _shown(name: str) -> str:
+    return name if name.isidentifier() else shorten(name)
+
+
+def unsent_fields(jobs: Iterable[object], settings: JobSettings) -> str:
+    """A sentence about fields that nobody knows; empty if there are none. Jobs that can't become mails are passed
+    over."""
+    found: Counter[str] = Counter()
+    for raw in jobs:
+        try:
+            found.update(parse_job(raw, settings.defaults).unsent)
+        except InvalidJob:
+            continue
+    if not found:
+        return ""
+    names = ", ".join(_shown(name) for name, _ in found.most_common(SHOWN_FIELDS))
+    return f"not sent, since nobody knows what it is: {names} (docs/jobs.md)"
+
+
+def head_of_queue(client: "redis.Redis", bullmq: str) -> list[tuple[str, object]]:
+    """The first waiting jobs of the app's queue, with their ids.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    waiting: list[bytes] = client.lrange(f"{bullmq}:wait", -LOOKED_AT, -1)  # type: ignore[assignment]
+    found: list[tuple[str, object]] = []
+    for identity in islice(reversed(waiting), LOOKED_AT):
+        data = client.hget(f"{bullmq}:{identity.decode(errors='replace')}", "data")
+        if isinstance(data, bytes):
+            try:
+                found.append((identity.decode(errors="replace"), json.loads(data)))
+            except (ValueError, RecursionError):
+                found.append((identity.decode(errors="replace"), None))
+    return found
+
+
+def refusals(jobs: Iterable[tuple[str, object]], settings: JobSettings) -> Iterator[str]:
+    """A phrase for each job that would be refused."""
+    for identity, raw in jobs:
+        try:
+            parse_job(raw, settings.defaults)
+        except InvalidJob as error:
+            yield f"job {identity}: {error}"
