@@ -215,7 +215,8 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     from worker.sending.transports.choice import account_name
 
     client = connect(settings.redis_url)
-    for line in show(read_status(client, account_name(settings), settings.mail_rate, settings.bullmq)):
+    status = read_status(client, account_name(settings), settings.mail_rate, settings.bullmq)
+    for line in show(status, settings.sandbox):
         print(line)
     return 0
 

@@ -187,3 +187,24 @@ def test_what_jobs_get_that_do_not_say_it() -> None:
     assert (defaults.reply_to.email, dict(defaults.headers)) == ("team@example.com", {"X-Priority": "3"})
     assert "MAIL_HEADERS must be a JSON object" in mistakes_of(MAIL_HEADERS="X-Priority: 3")[0]
     assert "headers can't set Subject" in mistakes_of(MAIL_HEADERS='{"Subject":"x"}')[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("redirect:Me <me@example.com>", "all mails go to me@example.com, and not to their recipients"),
+        ("capture:/var/log/mail-worker/sandbox", "all mails are caught in /var/log/mail-worker/sandbox, and nobody"),
+        ("capture:smtp://127.0.0.1:1026", "all mails are caught in 127.0.0.1:1026, and nobody gets one"),
+        ("capture:smtp://mailpit", "all mails are caught in mailpit:1025, and nobody gets one"),
+    ],
+)
+def test_a_sandbox(value: str, words: str) -> None:
+    settings = load_settings({**GOOD, "MAIL_SANDBOX": value})
+    assert str(settings.sandbox).startswith(words)
+
+
+@pytest.mark.parametrize("value", ["on", "redirect:", "redirect:nobody", "capture:here", "capture:http://x", "x:/y"])
+def test_what_is_no_sandbox_is_a_mistake(value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({**GOOD, "MAIL_SANDBOX": value})
+    assert "MAIL_SANDBOX" in str(caught.value.mistakes)

@@ -25,6 +25,8 @@ from worker.mail.pacing import Limit, parse_rate
 ENV_FILE_VARIABLE = "MAIL_WORKER_ENV_FILE"
 DEFAULT_ENV_FILE = Path("/etc/mail-worker/worker.env")
 
+#: Mailpit's, and MailHog's.
+CATCHER_PORT = 1025
 IMPLICIT_TLS_PORT = 465
 #: https://supabase.com/docs/guides/database/postgres/roles
 _ROLES_OF_VISITORS = ("anon", "authenticated")
@@ -59,6 +61,22 @@ class JobSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Where all mails go instead of their recipients: one of these."""
+
+    redirect_to: Address | None = None
+    directory: Path | None = None
+    #: Host and port of a mail catcher.
+    catcher: tuple[str, int] = ("", 0)
+
+    def __str__(self) -> str:
+        if self.redirect_to is not None:
+            return f"all mails go to {self.redirect_to.email}, and not to their recipients"
+        where = str(self.directory) if self.directory is not None else ":".join(map(str, self.catcher))
+        return f"all mails are caught in {where}, and nobody gets one"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All that a process needs to know. Each field's environment variables stand in `_read`."""
 
@@ -81,6 +99,7 @@ class Settings:
     api_key: Secret
     api_url: str
     mailgun_domain: str
+    sandbox: Sandbox | None
     mail_rate: tuple[Limit, ...]
     max_connections: int
     hold_uncertain: bool
@@ -206,6 +225,7 @@ def _read(reader: "_Reader") -> Settings:
         api_key=Secret("" if smtp else reader.text(f"{transport.upper()}_API_KEY", secret=True)),
         api_url=reader.url("MAIL_API_URL", default=""),
         mailgun_domain=needed("MAILGUN_DOMAIN", transport == "mailgun"),
+        sandbox=reader.sandbox("MAIL_SANDBOX"),
         mail_rate=reader.rate("MAIL_RATE"),
         max_connections=reader.integer("MAIL_CONNECTIONS", default=0, low=0, high=10_000),
         hold_uncertain=reader.choice("MAIL_ON_UNCERTAIN", "resend", ("resend", "hold")) == "hold",
@@ -368,6 +388,28 @@ class _Reader:
                 own[known[0]] = theirs
         return own
 
+    def sandbox(self, name: str) -> Sandbox | None:
+        """`redirect:ADDRESS`, `capture:/DIRECTORY` or `capture:smtp://HOST:PORT`."""
+        value = self.text(name, default="")
+        kind, _, target = value.partition(":")
+        if not value:
+            return None
+        if kind == "redirect":
+            try:
+                return Sandbox(redirect_to=parse_address(target, name))
+            except InvalidJob as error:
+                self._mistake(str(error), name)
+                return None
+        url = _parse_url(target)
+        if kind == "capture" and target.startswith("/"):
+            return Sandbox(directory=Path(target))
+        if kind == "capture" and url is not None and url.scheme == "smtp" and url.host and not (url.path or url.rest):
+            return Sandbox(catcher=(url.host, url.port or CATCHER_PORT))
+        self._mistake(
+            f"{name} is {value!r}, but must be redirect:ADDRESS, capture:/DIRECTORY or capture:smtp://HOST:PORT", name
+        )
+        return None
+
     def queue_name(self, name: str, default: str, *, colon: bool = False) -> str:
         """A queue's name or its prefix; set and empty is empty."""
         if not self._values.get(name, default).strip():
@@ -466,6 +508,7 @@ class _Url:
 
     scheme: str
     host: str
+    port: int | None
     path: str
     rest: bool
 
@@ -474,7 +517,6 @@ def _parse_url(value: str) -> _Url | None:
     """None when it isn't a URL at all, or its port isn't a number."""
     try:
         parts = urlsplit(value)
-        _ = parts.port
-        return _Url(parts.scheme, parts.hostname or "", parts.path, bool(parts.query or parts.fragment))
+        return _Url(parts.scheme, parts.hostname or "", parts.port, parts.path, bool(parts.query or parts.fragment))
     except ValueError:
         return None

@@ -11,6 +11,7 @@ import redis
 
 from worker.base import keys
 from worker.base.redis_client import script
+from worker.base.settings import Sandbox
 from worker.mail.pacing import Limit, seconds_to_send
 from worker.queue.bullmq_view import BullView, look
 from worker.queue.processes import SILENT_AFTER_SECONDS, Process, read_line, this_month
@@ -163,9 +164,11 @@ def _ask(
     return found
 
 
-def show(status: Status) -> Iterator[str]:
+def show(status: Status, sandbox: Sandbox | None = None) -> Iterator[str]:
     """The status in lines for people."""
     account = status.account
+    if sandbox is not None:
+        yield f"SANDBOX    {sandbox} (MAIL_SANDBOX)"
     if account.stopped:
         again = f"next try in {account.stopped_seconds:.0f} s, or soon by mail-worker account resume"
         yield f"STOPPED    {account.stopped} {again}"

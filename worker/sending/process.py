@@ -130,6 +130,8 @@ async def _run(settings: Settings) -> None:
         settings.concurrency,
         f", and takes jobs of {settings.bullmq}" if settings.bullmq else "",
     )
+    if settings.sandbox is not None:
+        logger.warning("SANDBOX: %s (MAIL_SANDBOX).", settings.sandbox)
     stopped = asyncio.create_task(_announce(stopping, settings))
     memory = asyncio.create_task(watch_memory(stopping, settings.max_memory_mb))
     await worker.run(stopping, settings.stop_timeout_seconds)

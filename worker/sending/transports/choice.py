@@ -21,6 +21,15 @@ def make_transport(settings: Settings, connections: Connections | None = None) -
     Args:
         connections: the fleet's limit; None for a single test mail.
     """
+    transport = _provider(settings, connections)
+    if settings.sandbox is None:
+        return transport
+    from worker.sending.transports.sandbox import in_sandbox
+
+    return in_sandbox(settings.sandbox, transport)
+
+
+def _provider(settings: Settings, connections: Connections | None) -> Transport:
     if settings.transport == "smtp":
         from worker.sending.transports.smtp import Idempotency, SmtpTransport
         from worker.sending.transports.smtp_login import Server
@@ -67,6 +76,8 @@ def _credentials(settings: Settings) -> str:
 
 def account_name(settings: Settings) -> str:
     """What the account's keys in Redis are called. Processes with the same credentials share one."""
+    if settings.sandbox is not None and settings.sandbox.redirect_to is None:
+        return "sandbox"
     if settings.transport == "smtp":
         return f"smtp:{settings.shown_smtp_user}@{settings.smtp_host}"
     # Two keys of one provider account have one quota, but nothing tells that they belong together.
@@ -75,6 +86,8 @@ def account_name(settings: Settings) -> str:
 
 def destination(settings: Settings) -> str:
     """Where the mails go, for people."""
+    if settings.sandbox is not None and settings.sandbox.redirect_to is None:
+        return "the sandbox"
     if settings.transport == "smtp":
         return f"{settings.smtp_host}:{settings.smtp_port}"
     return settings.transport
