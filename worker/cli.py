@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--jobs", type=Path, metavar="FILE", help="check a file's jobs, and no service")
     show = add("preview", _preview, "Print the mail of a job as it would leave, and what each field was taken for.")
     show.add_argument("what", metavar="FILE|ID", help="a file of jobs, a waiting message's id, or a BullMQ job's")
+    show.add_argument("--template", type=Path, metavar="FILE", help="take this file for the template that it needs")
     show.add_argument("--line", type=int, default=0, metavar="N", help="the job in this line of the file")
     verify = add("verify", _verify, "Wait until a host's processes are heard of and send (a deploy's gate runs this).")
     verify.add_argument("--expect", action="append", default=[], metavar="NAME=PID", type=_expectation)
@@ -114,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     account = add("account", operator_commands.account, "Forget that the provider refused or slowed the account.")
     account.add_argument("action", choices=("resume",))
+    template = add("template", _template, "Texts that a campaign's jobs have in common.")
+    template.add_argument("action", choices=("add", "list", "show", "remove"))
+    template.add_argument("name", nargs="?", default="", metavar="NAME")
+    template.add_argument("file", nargs="?", type=Path, metavar="FILE", help="HTML, or .json with subject, html, text")
+    template.add_argument("--subject", default="", metavar="TEXT")
+    template.add_argument("--text", type=Path, metavar="FILE", help="the plain part; made from the HTML without one")
     uncertain = add("uncertain", operator_commands.uncertain, "Mails that may have been accepted without a reply.")
     uncertain.add_argument("action", choices=("list", "resend", "mark-sent"))
     uncertain.add_argument("--campaign", metavar="ID")
@@ -164,16 +171,26 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
 def _check_jobs(settings: Settings, path: Path) -> int:
     from worker.operating.preview import unsent_fields
     from worker.queue.producer import check_file, read_jobs
+    from worker.queue.templates import finder
 
-    total = check_file(path, settings.jobs.defaults)
+    find = finder(connect(settings.redis_url))
+    total = check_file(path, settings.jobs.defaults, find)
     print(f"ok   jobs      {total:,} in {path}")
-    if words := unsent_fields((job for _, job in read_jobs(path)), settings.jobs):
+    if words := unsent_fields((job for _, job in read_jobs(path)), settings.jobs, find):
         print(f"     jobs      {words}")
     return 0
 
 
 def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
+    from worker.mail.templates import Template, read_template
     from worker.operating.preview import job_of_file, job_of_queue, preview
+    from worker.operating.template_commands import read_file
+    from worker.queue.templates import finder
+
+    def find(name: str) -> Template:
+        if options.template is not None:
+            return read_template(name, read_file(options.template))
+        return finder(connect(load_settings().redis_url))(name)
 
     path = Path(options.what)
     if path.exists():
@@ -182,13 +199,19 @@ def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
         settings = load_settings()
         raw, where = job_of_queue(connect(settings.redis_url), settings.bullmq, options.what), options.what
     try:
-        shown = preview(raw, jobs)
+        shown = preview(raw, jobs, find)
     except InvalidJob as error:
         print(f"{where} can't become a mail: {error}.", file=sys.stderr)
         return 1
     print("\n".join(shown.lines), file=sys.stderr)
     sys.stdout.buffer.write(shown.mail.data)
     return 0
+
+
+def _template(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.template_commands import template
+
+    return template(settings, options)
 
 
 def _expectation(text: str) -> tuple[str, int]:
@@ -243,11 +266,13 @@ def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
     from worker.mail.pacing import seconds_to_send
     from worker.operating.status import duration
     from worker.queue.producer import check_file, enqueue, read_jobs
+    from worker.queue.templates import finder
 
-    total = check_file(options.file, settings.jobs.defaults)
+    client = connect(settings.redis_url)
+    total = check_file(options.file, settings.jobs.defaults, finder(client))
     queued = 0
     try:
-        for so_far in enqueue(connect(settings.redis_url), (job for _, job in read_jobs(options.file))):
+        for so_far in enqueue(client, (job for _, job in read_jobs(options.file))):
             queued = so_far
     except redis.RedisError as error:
         print(

@@ -12,6 +12,7 @@ from worker.mail.addresses import Address
 from worker.mail.jobs import Defaults, parse_job
 from worker.mail.message import build_mail
 from worker.mail.names import NAMES, REFUSED
+from worker.mail.templates import read_template
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -88,6 +89,13 @@ def test_each_example_of_a_job_is_one(example: str) -> None:
 def test_each_example_of_a_wrong_job_is_refused(example: str, words: str) -> None:
     with pytest.raises(InvalidJob, match=re.escape(words)):
         parse_job(json.loads(example), DEFAULTS)
+
+
+def test_the_example_of_a_templates_job_is_one() -> None:
+    [example] = re.findall(r"```json template\n(.*?)\n```", JOBS, re.DOTALL)
+    template = read_template("spring", {"subject": "Hello {{name}}", "html": "<p>to {{user.city}}"})
+    job = parse_job(json.loads(example), DEFAULTS, lambda _: template)
+    assert (job.subject, job.html, job.unsent) == ("Hello Ann", "<p>to Zürich", ())
 
 
 def test_every_name_of_a_field_is_documented() -> None:

@@ -27,6 +27,9 @@ HELD_MESSAGES = "mail:uncertain:msgs"
 #: HASH month → Redis commands that this fleet's processes sent; `MONTH:inside` → those that their scripts ran.
 COMMANDS = "mail:commands"
 
+#: HASH template → `{subject, html, text}` in JSON; apps write it too.
+TEMPLATES = "mail:templates"
+
 #: Dramatiq keeps dead letters for 7 days, and so their reasons are kept.
 DEAD_LETTER_SECONDS = 7 * 86_400
 DEAD_LETTER_REASON_PREFIX = "mail:dead:"

@@ -256,15 +256,17 @@ def _read(reader: "_Reader") -> Settings:
 
 
 def _jobs(reader: "_Reader") -> JobSettings:
+    makes_text = reader.choice("MAIL_TEXT_PART", "auto", ("auto", "none")) == "auto"
     return JobSettings(
         Defaults(
             sender=_sender(reader),
             reply_to=reader.address("MAIL_REPLY_TO"),
             headers=reader.headers("MAIL_HEADERS"),
             placeholders=reader.choice("MAIL_PLACEHOLDERS", "name", get_args(Placeholders)),
+            makes_text=makes_text,
         ),
         own_names=reader.field_names("MAIL_FIELDS"),
-        makes_text=reader.choice("MAIL_TEXT_PART", "auto", ("auto", "none")) == "auto",
+        makes_text=makes_text,
     )
 
 

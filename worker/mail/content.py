@@ -122,7 +122,7 @@ def fill(content: Content, placeholders: Placeholders, data: Mapping[str, object
             return Content(
                 *(
                     _PLACEHOLDER.sub(_replacement(data, how, used), text)
-                    for text, how in ((content.subject, _one_line), (content.html, escape), (content.text, str))
+                    for text, how in ((content.subject, one_line), (content.html, escape), (content.text, str))
                 )
             )
 
@@ -138,26 +138,25 @@ def _replacement(
 
 
 def _words(data: Mapping[str, object], path: str) -> str:
-    """What a placeholder stands for; `a.b` is b in the object a."""
+    if path == "name":
+        found = word(data, "subscriberName") or word(data, "subscriber_name") or word(data, "name") or ""
+        return found.strip() or NAMELESS
+    words = word(data, path)
+    if words is None:
+        raise InvalidJob(f"{{{{{path}}}}} stands in the mail, but the job has no {path} with a text or a number")
+    return words
+
+
+def word(data: Mapping[str, object], path: str) -> str | None:
+    """What a placeholder stands for; `a.b` is b in the object a. None if that's no text or number."""
     value: object = data
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict | Mapping) else None
-    if path == "name":
-        own = data.get("subscriberName") or data.get("subscriber_name")
-        value = own if _is_word(own) else value if _is_word(value) else ""
-        return _clean(value).strip() or NAMELESS
-    if not _is_word(value):
-        raise InvalidJob(f"{{{{{path}}}}} stands in the mail, but the job has no {path} with a text or a number")
-    return _clean(value)
-
-
-def _is_word(value: object) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
-
-
-def _clean(value: object) -> str:
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
     return without_surrogates(_BODY_CONTROL.sub("", str(value)))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text with a blank for each break."""
     return " ".join(text.split())

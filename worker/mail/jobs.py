@@ -17,7 +17,9 @@ from worker.mail.job_headers import (
     reply_to_of,
     with_unsubscribing,
 )
+from worker.mail.names import field_names
 from worker.mail.shape import Shape, ids_of, read_shape
+from worker.mail.templates import FindTemplate, no_template
 
 MAX_TAGS = 10
 MAX_TAG_CHARACTERS = 100
@@ -63,10 +65,15 @@ class Defaults:
     reply_to: Address | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     placeholders: Placeholders = "none"
+    #: Whether a template's text part is made from its HTML.
+    makes_text: bool = True
 
 
-def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's frozen
+def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate = no_template) -> Job:  # it's frozen
     """Checks a job as the web app sent it, in any of the forms of docs/jobs.md.
+
+    Args:
+        find: gives a template by its name.
 
     Raises:
         InvalidRecipient, InvalidSender: that's wrong.
@@ -80,11 +87,8 @@ def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's froz
     cc, bcc = _copies(fields, "cc"), _copies(fields, "bcc")
     if campaign_id is not None and (cc or bcc):
         raise InvalidJob(f"{'cc' if cc else 'bcc'} is set, but a campaign's mail goes to its subscriber alone")
-    html, text = read_texts(fields)
-    content = Content(line(fields.get("subject", ""), "subject"), html, text)
     used: set[str] = set()
-    if defaults.placeholders != "none":
-        content = fill(content, defaults.placeholders, shape.data, used)
+    content = _content(shape, defaults, find, used)
     headers, reply_to = reply_to_of(read_headers(fields.get("headers", {})))
     if own_sender := _own_sender(fields):
         headers = (("Sender", own_sender), *headers)
@@ -108,8 +112,50 @@ def parse_job(raw: object, defaults: Defaults = Defaults()) -> Job:  # it's froz
         message_id=read_message_id(fields.get("messageId")),
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
-        unsent=tuple(name for name in shape.unsent if name not in used),
+        unsent=_unsent(shape, used),
     )
+
+
+def template_of(raw: object) -> str:
+    """The name of the template that a job needs; empty if it has a text of its own, or can't become a mail."""
+    names = field_names().of("templateId")
+    parts = (raw, *raw.values()) if isinstance(raw, dict) else ()
+    if not any(name in part for part in parts if isinstance(part, dict) for name in names):
+        return ""
+    try:
+        return _template_name(read_shape(raw).fields)
+    except InvalidJob:
+        return ""
+
+
+def _unsent(shape: Shape, used: set[str]) -> tuple[str, ...]:
+    unsent = [name for name in shape.unsent if name not in used]
+    own = shape.fields.get("vars")
+    # Under the other names it's a template's data, also where the app has filled that in by itself.
+    if shape.names.get("vars", "").endswith("data") and not (isinstance(own, dict) and used & own.keys()):
+        unsent.append(shape.names["vars"])
+    return tuple(unsent)
+
+
+def _template_name(fields: Mapping[str, object]) -> str:
+    if "templateId" not in fields or any(name in fields for name in ("html", "text", "body")):
+        return ""
+    value = fields["templateId"]
+    return line(str(value) if isinstance(value, int) else value, "templateId")
+
+
+def _content(shape: Shape, defaults: Defaults, find: FindTemplate, used: set[str]) -> Content:
+    fields = shape.fields
+    subject = line(fields.get("subject", ""), "subject")
+    own = fields.get("vars")
+    data = {**shape.data, **own} if isinstance(own, dict) else shape.data
+    if name := _template_name(fields):
+        content = find(name).fill(data, used, makes_text=defaults.makes_text)
+        return replace(content, subject=subject or content.subject)
+    content = Content(subject, *read_texts(fields))
+    if defaults.placeholders == "none":
+        return content
+    return fill(content, defaults.placeholders, data, used)
 
 
 def redirected(job: Job, address: Address) -> Job:

@@ -20,6 +20,8 @@ NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "html": ("html", "htmlContent", "htmlBody"),
         "text": ("text", "textContent", "textBody"),
         "body": ("body", "content", "message"),
+        "templateId": ("templateId", "template", "templateName"),
+        "vars": ("vars", "variables", "templateData", "context", "data"),
         "attachments": ("attachments",),
         "icalEvent": ("icalEvent",),
         "headers": ("headers",),
@@ -59,7 +61,7 @@ HARMLESS = frozenset(
     "type metadata meta attempt attempts id jobId jobName queue timestamp createdAt updatedAt queuedAt userId name"
     " firstName lastName username campaignName locale lang language timezone encoding textEncoding disableFileAccess"
     " disableUrlAccess normalizeHeaderKey tenantId organizationId accountId traceId requestId correlationId source"
-    " retryCount maxRetries variables vars context template templateName".split()
+    " retryCount maxRetries".split()
 )
 
 #: What a value that names a recipient as an object has.

@@ -14,6 +14,7 @@ from worker.errors import DatabaseRejected, MailWorkerError
 from worker.operating.preview import head_of_queue, refusals, unsent_fields
 from worker.queue.bullmq_view import BullView, completed_bytes, foreign_jobs, look, other_queues, other_workers
 from worker.queue.processes import alive
+from worker.queue.templates import finder
 from worker.sending.transports.choice import make_transport
 
 #: XAUTOCLAIM came with 6.2.
@@ -149,13 +150,13 @@ def _no_queue(client: "redis.Redis", bullmq: str) -> str:
 
 
 def _first_jobs(client: "redis.Redis", view: BullView, settings: Settings) -> Iterator[str]:
-    jobs = head_of_queue(client, view.name)
-    if refused := list(refusals(jobs, settings.jobs)):
+    jobs, find = head_of_queue(client, view.name), finder(client)
+    if refused := list(refusals(jobs, settings.jobs, find)):
         yield (
             f"{len(refused)} OF THE FIRST {len(jobs)} JOBS WOULD BE REFUSED ({refused[0]}): mend the app, or name its"
             " fields with worker_job_fields, see docs/jobs.md"
         )
-    if words := unsent_fields((job for _, job in jobs), settings.jobs):
+    if words := unsent_fields((job for _, job in jobs), settings.jobs, find):
         yield words
 
 

@@ -18,6 +18,7 @@ from worker.mail.fields import shorten
 from worker.mail.jobs import Job, parse_job
 from worker.mail.message import Mail, build_mail
 from worker.mail.shape import Shape, read_shape
+from worker.mail.templates import FindTemplate
 from worker.queue.producer import read_jobs
 
 #: So many jobs at the head of the app's queue are read.
@@ -71,14 +72,17 @@ def job_of_queue(client: "redis.Redis", bullmq: str, identity: str) -> object:
     raise MailWorkerError(f"There's no file {identity!r}, and no job of that id waits in {queues}.")
 
 
-def preview(raw: object, settings: JobSettings) -> Preview:
+def preview(raw: object, settings: JobSettings, find: FindTemplate) -> Preview:
     """The mail of a job, with what it was made of.
+
+    Args:
+        find: gives templates by their names.
 
     Raises:
         InvalidJob: it can't become a mail.
     """
     shape = read_shape(raw)
-    job = parse_job(raw, settings.defaults)
+    job = parse_job(raw, settings.defaults, find)
     mail = build_mail(job, "preview", makes_text=settings.makes_text)
     return Preview(mail, tuple(_lines(shape, job, mail)))
 
@@ -99,10 +103,11 @@ def _lines(shape: Shape, job: Job, mail: Mail) -> Iterator[str]:
         yield line("reply to", "replyTo", _people(job.reply_to))
     yield line("subject", "subject", job.subject)
     for name, text in (("html", job.html), ("text", mail.text)):
-        made = name == "text" and not job.text and text != ""
         if text:
+            made = name == "text" and not job.text
             words = f"{len(text):,} characters{', made from the HTML' if made else ''}"
-            yield line(name, name if name in shape.names else "" if made else "body", words)
+            where = next((one for one in (name, "body", "templateId") if one in shape.names), "")
+            yield line(name, "" if made else where, words)
     for name, value in job.headers:
         yield line("header", "headers", f"{name}: {value}")
     for file in job.attachments:
@@ -128,13 +133,13 @@ def _shown(name: str) -> str:
     return name if name.isidentifier() else shorten(name)
 
 
-def unsent_fields(jobs: Iterable[object], settings: JobSettings) -> str:
+def unsent_fields(jobs: Iterable[object], settings: JobSettings, find: FindTemplate) -> str:
     """A sentence about fields that nobody knows; empty if there are none. Jobs that can't become mails are passed
     over."""
     found: Counter[str] = Counter()
     for raw in jobs:
         try:
-            found.update(parse_job(raw, settings.defaults).unsent)
+            found.update(parse_job(raw, settings.defaults, find).unsent)
         except InvalidJob:
             continue
     if not found:
@@ -161,10 +166,10 @@ def head_of_queue(client: "redis.Redis", bullmq: str) -> list[tuple[str, object]
     return found
 
 
-def refusals(jobs: Iterable[tuple[str, object]], settings: JobSettings) -> Iterator[str]:
+def refusals(jobs: Iterable[tuple[str, object]], settings: JobSettings, find: FindTemplate) -> Iterator[str]:
     """A phrase for each job that would be refused."""
     for identity, raw in jobs:
         try:
-            parse_job(raw, settings.defaults)
+            parse_job(raw, settings.defaults, find)
         except InvalidJob as error:
             yield f"job {identity}: {error}"

@@ -4,12 +4,15 @@ import asyncio
 import socket
 from uuid import uuid4
 
+from worker.base.redis_client import connect
 from worker.base.settings import Settings
 from worker.errors import InvalidJob, MailRefused
 from worker.mail.addresses import Address, parse_address
 from worker.mail.jobs import Job, parse_job, redirected
 from worker.mail.message import build_mail
 from worker.mail.outcomes import Failed, Hindered, Retry, SenderRefused, Sent, Slow, Uncertain
+from worker.mail.templates import FindTemplate
+from worker.queue.templates import finder
 from worker.sending.transports.choice import destination, make_transport
 
 _HTML = "<p>This is a test mail from <b>{host}</b>. The umlaut ü and the check mark ✓ must look right.</p>"
@@ -24,7 +27,10 @@ def send_test(settings: Settings, address: str, raw: object = None) -> str:
     Raises:
         MailRefused, TransportUnavailable: with the server's words and the way out.
     """
-    job = test_job(settings, address) if raw is None else job_to(settings, address, raw)
+    if raw is None:
+        job = test_job(settings, address)
+    else:
+        job = job_to(settings, address, raw, finder(connect(settings.redis_url)))
     outcome = asyncio.run(_send(settings, job))
     match outcome:
         case Sent(reply=reply):
@@ -55,14 +61,14 @@ async def _send(settings: Settings, job: Job) -> object:
         await transport.close()
 
 
-def job_to(settings: Settings, address: str, raw: object) -> Job:
+def job_to(settings: Settings, address: str, raw: object, find: FindTemplate) -> Job:
     """A job as it is, but for one recipient.
 
     Raises:
         MailRefused: it can't become a mail.
     """
     try:
-        return redirected(parse_job(raw, settings.jobs.defaults), _to(address))
+        return redirected(parse_job(raw, settings.jobs.defaults, find), _to(address))
     except InvalidJob as error:
         raise MailRefused(f"The job can't become a mail: {error}.") from None
 

@@ -15,6 +15,7 @@ from worker.base.redis_client import REQUEST_BYTES
 from worker.errors import InvalidFile, InvalidJob
 from worker.mail.jobs import Defaults, parse_job
 from worker.mail.shape import recipient_key
+from worker.mail.templates import FindTemplate
 
 #: In one transaction: few round trips, and no Redis stalls on it.
 CHUNK_JOBS = 500
@@ -23,8 +24,11 @@ MAX_MISTAKES_SHOWN = 20
 MAX_MESSAGE_BYTES = 5_000_000
 
 
-def check_file(path: Path, defaults: Defaults) -> int:
+def check_file(path: Path, defaults: Defaults, find: FindTemplate) -> int:
     """Checks every job of a JSON lines or CSV file; returns their number.
+
+    Args:
+        find: gives templates by their names.
 
     Raises:
         InvalidFile: with a sentence for each of the first mistakes. Nothing should be queued then.
@@ -36,7 +40,7 @@ def check_file(path: Path, defaults: Defaults) -> int:
         try:
             if isinstance(job, InvalidJob):
                 raise job
-            parse_job(job, defaults)
+            parse_job(job, defaults, find)
             if (size := len(_message(job, ""))) > MAX_MESSAGE_BYTES:
                 raise InvalidJob(f"the job has {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} are sent")
         except InvalidJob as error:

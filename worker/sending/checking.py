@@ -4,9 +4,10 @@ import logging
 from dataclasses import dataclass
 
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
-from worker.mail.jobs import Defaults, Job, parse_job
+from worker.mail.jobs import Defaults, Job, parse_job, template_of
 from worker.mail.shape import recipient_key
 from worker.queue.control import AsyncControl
+from worker.queue.templates import Templates
 from worker.sending.delivery import Parked
 
 #: So many fields are named in a process's log.
@@ -32,9 +33,10 @@ class Checker:
     """Turns what was queued into jobs. A sender that can't be read, a missing text or a wrong shape is most often in
     each job of a campaign: it pauses then, and nobody fails. One such job among good ones fails alone."""
 
-    def __init__(self, control: AsyncControl, defaults: Defaults) -> None:
+    def __init__(self, control: AsyncControl, defaults: Defaults, templates: Templates) -> None:
         self._control = control
         self._defaults = defaults
+        self._templates = templates
         self._told: set[str] = set()
 
     async def __call__(self, raw: object) -> Job | Unclear | Parked:
@@ -45,7 +47,9 @@ class Checker:
             redis.RedisError: Redis is away, and nobody knows whose fault it is.
         """
         try:
-            job = parse_job(raw, self._defaults)
+            if name := template_of(raw):
+                await self._templates.load(name)
+            job = self.read(raw)
             self._tell(job.unsent)
             return job
         except InvalidRecipient:
@@ -64,6 +68,14 @@ class Checker:
             if fault.wait_ms:
                 return Unclear(fault.wait_ms)
             raise
+
+    def read(self, raw: object) -> Job:
+        """A job by what is known; a template that it needs must be.
+
+        Raises:
+            InvalidJob: it can't become a mail.
+        """
+        return parse_job(raw, self._defaults, self._templates.find)
 
     def _tell(self, unsent: tuple[str, ...]) -> None:
         for name in unsent:

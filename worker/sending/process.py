@@ -15,7 +15,6 @@ from worker.base.redis_client import connect, connect_async, explain
 from worker.base.settings import Settings
 from worker.base.tasks import cancel
 from worker.ledger.ledger import LedgerOptions, RedisLedger
-from worker.mail.jobs import parse_job
 from worker.queue.beater import Rhythm
 from worker.queue.broker import MailBroker
 from worker.queue.bullmq import LISTEN_SECONDS, BullQueue, worker_client_name
@@ -25,6 +24,7 @@ from worker.queue.gate import Gate
 from worker.queue.message_queue import WAIT_SECONDS, MessageQueue
 from worker.queue.processes import Process, forget, process_name, running_version
 from worker.queue.runner import Jobs, MailWorker
+from worker.queue.templates import Templates
 from worker.sending.account import Account
 from worker.sending.actors import declare_actors
 from worker.sending.bullmq_jobs import BullJobs
@@ -96,7 +96,8 @@ async def _run(settings: Settings) -> None:
         ),
     )
     broker = MailBroker(connect(settings.redis_url))
-    declare_actors(broker, Checker(control, settings.jobs.defaults), delivery.deliver, delivery.fail)
+    checker = Checker(control, settings.jobs.defaults, Templates(client))
+    declare_actors(broker, checker, delivery.deliver, delivery.fail)
     listening_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=LISTEN_SECONDS + 10)
     bull_queue = BullQueue(client, listening_client, settings.bullmq, process)
     sent_rows = SupabaseSentRows(settings)
@@ -119,8 +120,8 @@ async def _run(settings: Settings) -> None:
         describe=lambda: Process(
             name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
         ),
-        build=lambda raw: delivery.rehearse(parse_job(raw, settings.jobs.defaults)),
-        jobs=_jobs(settings, bull_queue, delivery, control, sent_rows) if settings.bullmq else None,
+        build=lambda raw: delivery.rehearse(checker.read(raw)),
+        jobs=_jobs(settings, bull_queue, delivery, checker, sent_rows) if settings.bullmq else None,
     )
     logger.info(
         "%s %s sends by %s, %d mails at once%s.",
@@ -147,12 +148,11 @@ async def _run(settings: Settings) -> None:
 
 
 def _jobs(
-    settings: Settings, queue: BullQueue, delivery: Delivery, control: AsyncControl, sent_rows: SupabaseSentRows
+    settings: Settings, queue: BullQueue, delivery: Delivery, checker: Checker, sent_rows: SupabaseSentRows
 ) -> Jobs:
-    defaults = settings.jobs.defaults
     keep_completed, keep_failed = Keep(settings.bullmq_keep_completed), Keep(settings.bullmq_keep_failed)
-    work = BullJobs(delivery, settings.bullmq, Checker(control, defaults), sent_rows, keep_completed, keep_failed)
-    return Jobs(queue, work, lambda raw: delivery.rehearse(parse_job(raw, defaults)))
+    work = BullJobs(delivery, settings.bullmq, checker, sent_rows, keep_completed, keep_failed)
+    return Jobs(queue, work, lambda raw: delivery.rehearse(checker.read(raw)))
 
 
 async def _announce(stopping: asyncio.Event, settings: Settings) -> None:
