@@ -236,10 +236,10 @@ async def test_a_cancelled_campaigns_jobs_fail(app: App, process: MakeConsumer, 
 
 
 async def test_a_job_that_is_too_big_fails_with_a_sentence(app: App, process: MakeConsumer) -> None:
-    app.ask("add", name="x", data={"html": "x" * 6_000_000}, opts={})
+    app.ask("add", name="x", data={"html": "x" * 9_000_000}, opts={})
     add(app, 1)
     assert len(await process().take()) == 1
-    assert "bytes; at most 5000000 are sent" in app.ask("job", id="1")["failedReason"]
+    assert "bytes; at most 8000000 are sent" in app.ask("job", id="1")["failedReason"]
 
 
 async def test_a_job_that_its_app_removed_meanwhile(app: App, process: MakeConsumer, queue: redis.Redis) -> None:

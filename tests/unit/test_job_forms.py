@@ -184,6 +184,8 @@ def test_attachments(file: dict[str, Any], filename: str, content_type: str, con
         ({"attachments": [{"filename": "a"}]}, r"attachments\[0\] has neither content nor"),
         ({"attachments": [{"path": "/etc/passwd"}]}, "has no files of the app's"),
         ({"attachments": [{"href": "http://x.example/a"}]}, "queue the file's content"),
+        ({"attachments": [{"href": "https://x.example/a"}]}, "leads to x.example, from which no files are fetched"),
+        ({"attachments": [{"path": "https://files.example/a"}]}, "leads to files.example, from which"),
         ({"attachments": [{"content": "x", "contentType": "text/plain\r\nX: y"}]}, "line break"),
         ({"attachments": [{"content": "x", "contentType": "nonsense"}]}, "isn't a media type"),
         ({"attachments": [{"content": "x", "filename": "a\nb"}]}, "line break"),
@@ -324,3 +326,37 @@ def test_pictures_stand_with_the_html() -> None:
         *("multipart/mixed", "multipart/alternative", "text/plain"),
         *("multipart/related", "text/html", "image/png", "application/pdf"),
     ]
+
+
+HOSTS = Defaults(sender=Address("", "news@example.com"), attachment_hosts=("files.example.com", "*.cdn.example.com"))
+
+
+@pytest.mark.parametrize(
+    "url", ["https://files.example.com/a/b%20c.pdf?s=1", "HTTPS://eu.CDN.example.com:443/a/b%20c.pdf"]
+)
+def test_a_file_on_an_allowed_host(url: str) -> None:
+    [file] = parse_job({**LEAST, "attachments": [{"path": url}]}, HOSTS).attachments
+    assert (file.url, file.filename, file.content_type) == (url, "b c.pdf", "application/pdf")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://files.example.com.evil.example/a",
+        "https://files.example.com@evil.example/a",
+        "https://user:secret@files.example.com/a",
+        "https://files.example.com:8443/a",
+        "https://cdn.example.com/a",
+        "https://evilcdn.example.com/a",
+        "https://127.0.0.1/a",
+        "https://[::1]/a",
+        "https://files.example.com\\@evil.example/a",
+        "https:///a",
+        "https://fıles.example.com/a",
+        "https://files.example.com:x/a",
+    ],
+)
+def test_a_file_anywhere_else_is_refused(url: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        parse_job({**LEAST, "attachments": [{"path": url}]}, HOSTS)
+    assert "secret" not in str(caught.value)

@@ -23,7 +23,7 @@ SOCKET_TIMEOUT_SECONDS = 15.0
 #: After so many seconds the kernel asks a silent other end, so often, so long apart: an idle process's blocking pop,
 #: which is silent for minutes, mustn't wait on a connection that leads nowhere. That is no command, and costs nothing.
 KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPCNT: 3, socket.TCP_KEEPINTVL: 10}
-#: Messages that go in one request have no more together (one alone may have 5 MB): Upstash takes 10 MB a request on its
+#: Messages that go in one request have no more together (one alone may have 8 MB): Upstash takes 10 MB a request on its
 #: smaller plans.
 REQUEST_BYTES = 4_000_000
 

@@ -263,6 +263,7 @@ def _jobs(reader: "_Reader") -> JobSettings:
             reply_to=reader.address("MAIL_REPLY_TO"),
             headers=reader.headers("MAIL_HEADERS"),
             placeholders=reader.choice("MAIL_PLACEHOLDERS", "name", get_args(Placeholders)),
+            attachment_hosts=reader.hosts("MAIL_ATTACHMENT_HOSTS"),
             makes_text=makes_text,
         ),
         own_names=reader.field_names("MAIL_FIELDS"),
@@ -389,6 +390,14 @@ class _Reader:
             else:
                 own[known[0]] = theirs
         return own
+
+    def hosts(self, name: str) -> tuple[str, ...]:
+        """`files.example.com,*.cdn.example.com`"""
+        hosts = tuple(part.strip().lower() for part in self.text(name, default="").split(",") if part.strip())
+        for host in hosts:
+            if not re.fullmatch(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)+", host):
+                self._mistake(f"{name} holds {host!r}, but must be host names, like files.example.com", name)
+        return hosts
 
     def sandbox(self, name: str) -> Sandbox | None:
         """`redirect:ADDRESS`, `capture:/DIRECTORY` or `capture:smtp://HOST:PORT`."""

@@ -21,7 +21,7 @@ local DEAD, DEAD_MESSAGES, ALIVE = KEYS[5], KEYS[6], KEYS[7]
 local DUE, LANES, CONTROL, PRIORITIES = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local CLASSES = { 'high', 'normal', 'low' }
 -- As worker/queue/producer.py has it: a process would have to hold several copies of it at a time.
-local MAX_MESSAGE_BYTES = 5000000
+local MAX_MESSAGE_BYTES = 8000000
 -- As worker/ledger/ledger.py has it (LEDGER_SECONDS).
 local COUNTS_SECONDS = 30 * 86400
 local DEAD_LETTER_SECONDS = 7 * 86400

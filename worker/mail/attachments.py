@@ -2,7 +2,7 @@
 
 import mimetypes
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -76,8 +76,11 @@ class CalendarEvent:
     filename: str = "invite.ics"
 
 
-def read_attachments(value: object) -> tuple[Attachment, ...]:
+def read_attachments(value: object, hosts: Collection[str] = ()) -> tuple[Attachment, ...]:
     """A job's attachments.
+
+    Args:
+        hosts: from which files may be fetched; `*.example.com` is all below example.com.
 
     Raises:
         InvalidJob: it names the attachment and what is wrong with it.
@@ -87,7 +90,7 @@ def read_attachments(value: object) -> tuple[Attachment, ...]:
     values = value if isinstance(value, list) else [value]
     if len(values) > MAX_ATTACHMENTS:
         raise InvalidJob(f"attachments holds {len(values)} files; at most {MAX_ATTACHMENTS} are sent")
-    files = tuple(_attachment(one, f"attachments[{number}]") for number, one in enumerate(values))
+    files = tuple(_attachment(one, f"attachments[{number}]", hosts) for number, one in enumerate(values))
     check_size(files)
     return files
 
@@ -125,7 +128,7 @@ def read_event(value: object) -> CalendarEvent | None:
     return CalendarEvent(method, text, _text(event, "filename", "icalEvent") or "invite.ics")
 
 
-def _attachment(value: object, name: str) -> Attachment:
+def _attachment(value: object, name: str, hosts: Collection[str]) -> Attachment:
     if not isinstance(value, dict):
         raise InvalidJob(f"{name} is a {type(value).__name__}, but must be an object with filename and content")
     file = _with_camel_names(value)
@@ -150,7 +153,7 @@ def _attachment(value: object, name: str) -> Attachment:
         if data is not None:
             media_type, content = media_type or data[0], data[1]
         elif where.lower().startswith("https://"):
-            url = where
+            url = _allowed(where, name, hosts)
             filename = filename or unquote(urlsplit(where).path.rpartition("/")[2])
         else:
             raise InvalidJob(
@@ -169,6 +172,22 @@ def _attachment(value: object, name: str) -> Attachment:
         inline=disposition.lower() == "inline" or (cid != "" and not disposition),
         url=url,
     )
+
+
+def _allowed(url: str, name: str, hosts: Collection[str]) -> str:
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or port not in (None, 443) or parts.username is not None or not url.isascii():
+        raise InvalidJob(f"{name}.href isn't a plain https:// address, without a user, a password and a port")
+    if not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in hosts):
+        raise InvalidJob(
+            f"{name}.href leads to {host}, from which no files are fetched: queue the file's content, or name the host"
+            " in worker_attachment_hosts"
+        )
+    return url
 
 
 def _with_camel_names(value: Mapping[object, object]) -> dict[str, object]:

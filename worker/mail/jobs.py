@@ -65,6 +65,8 @@ class Defaults:
     reply_to: Address | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     placeholders: Placeholders = "none"
+    #: From which attachments may be fetched.
+    attachment_hosts: tuple[str, ...] = ()
     #: Whether a template's text part is made from its HTML.
     makes_text: bool = True
 
@@ -106,7 +108,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         bcc=bcc,
         reply_to=_reply_to(fields.get("replyTo", reply_to), defaults),
         headers=headers,
-        attachments=read_attachments(fields.get("attachments")),
+        attachments=read_attachments(fields.get("attachments"), defaults.attachment_hosts),
         event=read_event(fields.get("icalEvent")),
         tags=_tags(fields.get("tags")),
         message_id=read_message_id(fields.get("messageId")),

@@ -112,10 +112,13 @@ def _lines(shape: Shape, job: Job, mail: Mail) -> Iterator[str]:
         yield line("header", "headers", f"{name}: {value}")
     for file in job.attachments:
         shown = ", in the HTML" if file.cid else ""
+        size = (
+            f"fetched from {file.url.partition('?')[0]} when it leaves" if file.url else f"{len(file.content):,} bytes"
+        )
         yield line(
             "attachment",
             "attachments",
-            f"{file.filename or '(no name)'}, {file.content_type}, {len(file.content):,} bytes{shown}",
+            f"{file.filename or '(no name)'}, {file.content_type}, {size}{shown}",
         )
     if job.event is not None:
         yield line("invitation", "icalEvent", f"{job.event.method}, {job.event.filename}")

@@ -13,6 +13,7 @@ from worker.mail.message import build_mail
 from worker.mail.outcomes import Failed, Hindered, Retry, SenderRefused, Sent, Slow, Uncertain
 from worker.mail.templates import FindTemplate
 from worker.queue.templates import finder
+from worker.sending.attachment_files import AttachmentFiles
 from worker.sending.transports.choice import destination, make_transport
 
 _HTML = "<p>This is a test mail from <b>{host}</b>. The umlaut ü and the check mark ✓ must look right.</p>"
@@ -54,10 +55,14 @@ async def _send(settings: Settings, job: Job) -> object:
     async def claim() -> bool:
         return True
 
-    transport = make_transport(settings)
+    transport, files = make_transport(settings), AttachmentFiles()
     try:
+        job = await files.fill(job)
         return await transport.send(build_mail(job, uuid4().hex, makes_text=settings.jobs.makes_text), claim)
+    except InvalidJob as error:
+        raise MailRefused(f"The job can't become a mail: {error}.") from None
     finally:
+        await files.close()
         await transport.close()
 
 

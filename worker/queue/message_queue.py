@@ -135,12 +135,13 @@ class MessageQueue:
             at_most_size=REQUEST_BYTES,
         )
 
-    async def fetch(self, wanted: int, jobs_wanted: int) -> Fetched:
-        """Takes up to `wanted` messages and jobs, at once; up to `jobs_wanted` of them are BullMQ's jobs."""
+    async def fetch(self, wanted: int, jobs_wanted: int, most_bytes: int = FETCH_BYTES) -> Fetched:
+        """Takes up to `wanted` messages and jobs, at once; up to `jobs_wanted` of them are BullMQ's jobs. When it has
+        `most_bytes`, it takes no further one."""
         args: list[str | int] = [
             self._process,
             wanted,
-            FETCH_BYTES,
+            min(most_bytes, FETCH_BYTES),
             SORT_AT_ONCE,
             jobs_wanted,
             self._name,

@@ -21,7 +21,7 @@ from worker.mail.templates import FindTemplate
 CHUNK_JOBS = 500
 MAX_MISTAKES_SHOWN = 20
 #: As lua/lanes.lua has it: a process would have to hold several copies of it at a time.
-MAX_MESSAGE_BYTES = 5_000_000
+MAX_MESSAGE_BYTES = 8_000_000
 
 
 def check_file(path: Path, defaults: Defaults, find: FindTemplate) -> int:

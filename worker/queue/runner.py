@@ -196,7 +196,7 @@ class MailWorker(dramatiq.Worker):
         if self._jobs is None:
             raise RuntimeError("a job without a queue")
         settlement = await self._jobs.work(job)
-        self._hand.finished()
+        self._hand.finished_job(job.id)
         if settlement is None:
             self._end_job(job)
             return
@@ -290,7 +290,7 @@ class MailWorker(dramatiq.Worker):
 
     def _settle(self, settlement: Settlement, message: MessageProxy | None = None) -> None:
         """Settles in the background: the next mail doesn't wait for it."""
-        self._hand.finished()
+        self._hand.finished_message(settlement.redis_message_id)
         task = asyncio.create_task(self._settle_surely(settlement, message))
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)

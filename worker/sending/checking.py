@@ -8,6 +8,7 @@ from worker.mail.jobs import Defaults, Job, parse_job, template_of
 from worker.mail.shape import recipient_key
 from worker.queue.control import AsyncControl
 from worker.queue.templates import Templates
+from worker.sending.attachment_files import AttachmentFiles
 from worker.sending.delivery import Parked
 
 #: So many fields are named in a process's log.
@@ -33,10 +34,11 @@ class Checker:
     """Turns what was queued into jobs. A sender that can't be read, a missing text or a wrong shape is most often in
     each job of a campaign: it pauses then, and nobody fails. One such job among good ones fails alone."""
 
-    def __init__(self, control: AsyncControl, defaults: Defaults, templates: Templates) -> None:
+    def __init__(self, control: AsyncControl, defaults: Defaults, templates: Templates, files: AttachmentFiles) -> None:
         self._control = control
         self._defaults = defaults
         self._templates = templates
+        self._files = files
         self._told: set[str] = set()
 
     async def __call__(self, raw: object) -> Job | Unclear | Parked:
@@ -51,7 +53,7 @@ class Checker:
                 await self._templates.load(name)
             job = self.read(raw)
             self._tell(job.unsent)
-            return job
+            return await self._files.fill(job)
         except InvalidRecipient:
             raise
         except InvalidJob as error:

@@ -27,6 +27,7 @@ from worker.queue.runner import Jobs, MailWorker
 from worker.queue.templates import Templates
 from worker.sending.account import Account
 from worker.sending.actors import declare_actors
+from worker.sending.attachment_files import AttachmentFiles
 from worker.sending.bullmq_jobs import BullJobs
 from worker.sending.checking import Checker
 from worker.sending.delivery import Delivery, Options
@@ -96,7 +97,8 @@ async def _run(settings: Settings) -> None:
         ),
     )
     broker = MailBroker(connect(settings.redis_url))
-    checker = Checker(control, settings.jobs.defaults, Templates(client))
+    files = AttachmentFiles()
+    checker = Checker(control, settings.jobs.defaults, Templates(client), files)
     declare_actors(broker, checker, delivery.deliver, delivery.fail)
     listening_client = connect_async(settings.redis_url, 1, socket_timeout_seconds=LISTEN_SECONDS + 10)
     bull_queue = BullQueue(client, listening_client, settings.bullmq, process)
@@ -139,6 +141,7 @@ async def _run(settings: Settings) -> None:
     await cancel(memory)
     await stopped
     await transport.close()
+    await files.close()
     await sent_rows.close()
     await forget(client, name)
     await client.aclose()

@@ -1,0 +1,102 @@
+"""Attachments that a job names by their address on the web: fetched when the mail is due, from hosts that the settings
+allow, and from nowhere else."""
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from worker.errors import InvalidJob
+from worker.mail.attachments import MAX_ATTACHED_BYTES, Attachment, check_size
+from worker.mail.fields import shorten
+from worker.mail.jobs import Job
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_SECONDS = 15.0
+#: What doesn't come is asked for again after these.
+AGAIN_SECONDS = (1.0, 5.0)
+#: A campaign's mails have the same files: the last ones are kept for so long, so many bytes at the most.
+KEPT_SECONDS = 300.0
+KEPT_BYTES = 8_000_000
+
+
+class AttachmentFiles:
+    """A process's."""
+
+    def __init__(self, again_seconds: tuple[float, ...] = AGAIN_SECONDS) -> None:
+        self._again_seconds = again_seconds
+        self._client: httpx.AsyncClient | None = None
+        self._kept: dict[str, tuple[bytes, float]] = {}
+        self._fetching: dict[str, asyncio.Lock] = {}
+
+    async def fill(self, job: Job) -> Job:
+        """The job with all its files.
+
+        Raises:
+            InvalidJob: one can't be had, or all together are too big.
+        """
+        if not any(file.url for file in job.attachments):
+            return job
+        files = [await self._file(file) if file.url else file for file in job.attachments]
+        check_size(tuple(files))
+        return replace(job, attachments=tuple(files))
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _file(self, file: Attachment) -> Attachment:
+        lock = self._fetching.setdefault(file.url, asyncio.Lock())
+        try:
+            async with lock:
+                return replace(file, content=await self._content(file.url), url="")
+        finally:
+            if not lock.locked():
+                self._fetching.pop(file.url, None)
+
+    async def _content(self, url: str) -> bytes:
+        kept = self._kept.get(url)
+        if kept is not None and time.monotonic() < kept[1]:
+            return kept[0]
+        content = await self._fetch(url)
+        self._kept[url] = (content, time.monotonic() + KEPT_SECONDS)
+        while sum(len(one) for one, _ in self._kept.values()) > KEPT_BYTES:
+            del self._kept[next(iter(self._kept))]
+        return content
+
+    async def _fetch(self, url: str) -> bytes:
+        import httpx  # most processes never need it
+
+        if self._client is None:
+            # An address elsewhere, to which a redirection leads, isn't allowed.
+            self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False)
+        problem = ""
+        for wait_seconds in (0.0, *self._again_seconds):
+            await asyncio.sleep(wait_seconds)
+            try:
+                async with asyncio.timeout(TIMEOUT_SECONDS), self._client.stream("GET", url) as answer:
+                    if answer.status_code == 200:
+                        return await _body(answer, url)
+                    problem = f"it answers {answer.status_code}"
+                    if answer.status_code < 500 and answer.status_code != 429:
+                        break
+            except (httpx.HTTPError, TimeoutError) as error:
+                problem = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InvalidJob(f"an attachment can't be fetched from {_shown(url)}: {problem}")
+
+
+async def _body(answer: "httpx.Response", url: str) -> bytes:
+    data = bytearray()
+    async for chunk in answer.aiter_bytes():
+        data += chunk
+        if len(data) > MAX_ATTACHED_BYTES:
+            raise InvalidJob(f"the attachment at {_shown(url)} has more than {MAX_ATTACHED_BYTES:,} bytes")
+    return bytes(data)
+
+
+def _shown(url: str) -> str:
+    # Behind the ? there may be a signature.
+    return shorten(url.partition("?")[0])
