@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from email.header import decode_header, make_header
+from email.utils import quote
 
 from worker.errors import InvalidJob
 from worker.mail.fields import line, shorten
@@ -20,6 +22,7 @@ _RESERVED = frozenset(
 )
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]+>")
 _URL = re.compile(r"(https?|mailto|ftp):", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/{0,2}", re.IGNORECASE)
 # As mail programs know them.
 _PRIORITIES = {"high": ("1 (Highest)", "High", "High"), "low": ("5 (Lowest)", "Low", "Low"), "normal": None}
 # Between < and >.
@@ -27,7 +30,7 @@ _LONGEST_URL = LONGEST_WORD - 2
 
 
 def read_headers(value: object) -> Fields:
-    """`{name: value}`, `{name: [value, …]}` or `[{key, value}, …]`.
+    """`{name: value}`, `{name: [value, …]}` or `[{key, value}, …]`; nodemailer's value may be `{value, prepared}`.
 
     Raises:
         InvalidJob: it names the field and what is wrong with it.
@@ -39,7 +42,10 @@ def read_headers(value: object) -> Fields:
         if name.lower() in _RESERVED:
             raise InvalidJob(f"headers can't set {name}: the worker writes it")
         for one in content if isinstance(content, list) else [content]:
-            text = line(str(one) if _is_number(one) else one, f"headers.{name}")
+            text = _field_text(one, f"headers.{name}")
+            # Queued empty, it's nothing.
+            if not text:
+                continue
             check_field(name, text)
             fields.append((name, text))
     if len(fields) > MAX_FIELDS:
@@ -118,6 +124,18 @@ def read_message_id(value: object) -> str:
     return "" if value is None else _ids(value, "messageId", most=1)
 
 
+def _field_text(value: object, name: str) -> str:
+    if isinstance(value, dict) and "value" in value:
+        text = _field_text(value["value"], name)
+        # Whoever prepared it has encoded it.
+        return str(make_header(decode_header(text))) if value.get("prepared") and "=?" in text else text
+    if value is None or value is False:
+        return ""
+    if value is True:
+        return "true"
+    return line(str(value) if _is_number(value) else value, name)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -180,10 +198,22 @@ def _list_entry(value: object, header: str, name: str) -> str:
     if header == ONE_CLICK[0]:
         return address
     if header == "List-ID":
-        return f'"{words}" <{address}>' if words.isascii() and words else f"{text_value(words)} <{address}>".strip()
+        # RFC 2919: an identifier, which only looks like a domain.
+        address = _SCHEME.sub("", address)
+        written = text_value(words)
+        return f'"{quote(words)}" <{address}>' if written == words != "" else f"{written} <{address}>".strip()
     if not _URL.match(address):
         address = f"mailto:{address}" if re.fullmatch(r"[^@]+@[^@]+", address) else f"http://{address}"
-    return f"<{address}> ({text_value(words)})" if words else f"<{address}>"
+    # RFC 5322, 3.2.2: what would end a comment, or begin one within it, has a backslash.
+    written = text_value(words)
+    comment = re.sub(r"([()\\])", r"\\\1", words) if written == words else written
+    return f"<{address}> ({comment})" if words else f"<{address}>"
+
+
+def with_named(named: Fields, fields: Fields) -> Fields:
+    """Both; what has a name of its own in the job counts before the same among its `headers`."""
+    names = {name.lower() for name, _ in named}
+    return (*named, *(field for field in fields if field[0].lower() not in names))
 
 
 def reply_to_of(fields: Fields) -> tuple[Fields, object]:

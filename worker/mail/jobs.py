@@ -15,6 +15,7 @@ from worker.mail.job_headers import (
     read_message_id,
     read_unsubscribe_url,
     reply_to_of,
+    with_named,
     with_unsubscribing,
 )
 from worker.mail.names import field_names
@@ -38,6 +39,8 @@ class Job:
     cc: tuple[Address, ...] = ()
     bcc: tuple[Address, ...] = ()
     reply_to: tuple[Address, ...] = ()
+    #: Who sent it for the author, where both are told (RFC 5322, 3.6.2): the field Sender.
+    own_sender: Address | None = None
     #: Those of the app and of its settings, without what the worker writes itself.
     headers: Fields = ()
     attachments: tuple[Attachment, ...] = ()
@@ -92,10 +95,8 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
     used: set[str] = set()
     content = _content(shape, defaults, find, used)
     headers, reply_to = reply_to_of(read_headers(fields.get("headers", {})))
-    if own_sender := _own_sender(fields):
-        headers = (("Sender", own_sender), *headers)
     headers = with_unsubscribing(
-        _with_defaults((*named_fields(fields), *headers), defaults.headers),
+        _with_defaults(with_named(named_fields(fields), headers), defaults.headers),
         read_unsubscribe_url(fields.get("unsubscribeUrl")),
     )
     return Job(
@@ -106,6 +107,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         text=content.text,
         cc=cc,
         bcc=bcc,
+        own_sender=_own_sender(fields),
         reply_to=_reply_to(fields.get("replyTo", reply_to), defaults),
         headers=headers,
         attachments=read_attachments(fields.get("attachments"), defaults.attachment_hosts),
@@ -185,12 +187,8 @@ def _sender(fields: Mapping[str, object], defaults: Defaults) -> Address:
     return sender
 
 
-def _own_sender(fields: Mapping[str, object]) -> str:
-    """Who sent it for the author (RFC 5322, 3.6.2), where both are told."""
-    if "sender" not in fields or not ("from" in fields or "fromEmail" in fields):
-        return ""
-    sender = _mailbox(fields, "sender")
-    return sender.email if sender else ""
+def _own_sender(fields: Mapping[str, object]) -> Address | None:
+    return _mailbox(fields, "sender") if {"from", "fromEmail"} & fields.keys() else None
 
 
 def _recipients(shape: Shape, *, one: bool) -> tuple[Address, ...]:

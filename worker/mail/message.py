@@ -46,7 +46,9 @@ class Mail:
     @property
     def needs_smtputf8(self) -> bool:
         """Whether an address has a non-ASCII local part, in a header field too (RFC 6531, 3.4)."""
-        return not all(one.isascii() for one in (self.sender, *self.recipients, *(a.email for a in self.job.reply_to)))
+        job = self.job
+        others = (*job.reply_to, *((job.own_sender,) if job.own_sender else ()))
+        return not all(one.isascii() for one in (self.sender, *self.recipients, *(a.email for a in others)))
 
     @cached_property
     def text(self) -> str:
@@ -84,7 +86,10 @@ def build_mail(job: Job, fallback: str, *, date: datetime | None = None, makes_t
 
 def _data(mail: Mail) -> bytes:
     job = mail.job
-    lines = [address_field("From", job.sender), address_field("To", *job.to) if job.to else _NOBODY]
+    lines = [address_field("From", job.sender)]
+    if job.own_sender is not None:
+        lines.append(address_field("Sender", job.own_sender))
+    lines.append(address_field("To", *job.to) if job.to else _NOBODY)
     if job.cc:
         lines.append(address_field("Cc", *job.cc))
     lines += (

@@ -95,6 +95,8 @@ def _lines(shape: Shape, job: Job, mail: Mail) -> Iterator[str]:
         yield line("campaign", "campaignId", job.campaign_id)
         yield line("subscriber", "subscriberId", job.subscriber_id or "")
     yield line("from", "from" if "from" in shape.names else "fromEmail", _people((job.sender,)))
+    if job.own_sender is not None:
+        yield line("sender", "sender", _people((job.own_sender,)))
     yield line("to", "to", _people(job.to))
     for name, people in (("cc", job.cc), ("bcc", job.bcc)):
         if people:

@@ -195,7 +195,8 @@ class SendGrid:
                 {
                     "content": _base64(file.content),
                     "filename": file.filename or file.cid,
-                    "type": file.content_type,
+                    # It takes no parameters.
+                    "type": file.content_type.partition(";")[0].strip(),
                     "disposition": "inline" if file.inline else "attachment",
                     **({"content_id": file.cid} if file.cid else {}),
                 }
@@ -321,6 +322,8 @@ class Mailgun:
 def _headers(mail: Mail) -> dict[str, str]:
     """An object has each name once."""
     headers: dict[str, str] = {}
+    if mail.job.own_sender is not None:
+        headers["Sender"] = _mailbox(mail.job.own_sender)
     for name, value in (*mail.job.headers, ("Message-ID", mail.message_id)):
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
