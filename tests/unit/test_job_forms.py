@@ -147,7 +147,10 @@ def test_a_placeholder_for_nothing_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("file", "filename", "content_type", "content"),
     [
-        ({"filename": "a.txt", "content": "Zoë"}, "a.txt", "text/plain", "Zoë".encode()),
+        ({"filename": "a.txt", "content": "Zoe"}, "a.txt", "text/plain", b"Zoe"),
+        ({"filename": "a.csv", "content": "Zoë"}, "a.csv", "text/csv; charset=utf-8", "Zoë".encode()),
+        ({"content": "ë", "type": "text/plain; Charset=x"}, "attachment-1.txt", "text/plain; Charset=x", "ë".encode()),
+        ({"href": "data:text/plain;charset=x,%EB"}, "attachment-1.txt", "text/plain; charset=x", b"\xeb"),
         ({"filename": "a.txt", "content": "Wm8="}, "a.txt", "text/plain", b"Wm8="),
         ({"filename": "a.txt", "content": "Wm8=", "encoding": "base64"}, "a.txt", "text/plain", b"Zo"),
         ({"filename": "a.bin", "content": "5a6f", "encoding": "hex"}, "a.bin", "application/octet-stream", b"Zo"),
@@ -155,14 +158,14 @@ def test_a_placeholder_for_nothing_is_refused(value: object) -> None:
         ({"filename": "a.pdf", "content": "no base64!"}, "a.pdf", "application/pdf", b"no base64!"),
         ({"filename": "LICENSE", "content": "test"}, "LICENSE", "application/octet-stream", b"test"),
         ({"filename": "a", "content": {"type": "Buffer", "data": [90, 111]}}, "a", "application/octet-stream", b"Zo"),
-        ({"content": "Wm8", "type": "image/png", "disposition": "inline"}, "attachment.png", "image/png", b"Zo"),
+        ({"content": "Wm8", "type": "image/png", "disposition": "inline"}, "attachment-1.png", "image/png", b"Zo"),
         (
             {"filename": "a.docx", "path": "data:;base64,Wm8="},
             "a.docx",
             "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
             b"Zo",
         ),
-        ({"href": "data:text/plain,a%20b"}, "attachment.txt", "text/plain", b"a b"),
+        ({"href": "data:text/plain,a%20b"}, "attachment-1.txt", "text/plain", b"a b"),
         (
             {"filename": "a.csv", "content": "a,b", "content_type": "text/csv; charset=utf-8"},
             "a.csv",
@@ -317,6 +320,57 @@ def test_an_invitation_stands_in_the_mail_and_beside_it() -> None:
     assert 'method="REQUEST"' in str(
         next(part for part in message.walk() if part.get_content_subtype() == "calendar")["Content-Type"]
     )
+
+
+def test_files_alone_are_a_mail() -> None:
+    message = read(
+        parse_job({"to": "ann@example.org", "attachments": [{"content": "Wm8=", "type": "image/png"}]}, DEFAULTS)
+    )
+    assert [part.get_content_type() for part in message.walk()] == ["multipart/mixed", "text/plain", "image/png"]
+
+
+@pytest.mark.parametrize(
+    ("file", "disposition"),
+    [
+        ({"filename": "a.png", "cid": "a"}, "inline"),
+        ({"filename": "a.png"}, "attachment"),
+        ({"filename": "a.png", "cid": "a", "contentDisposition": "attachment"}, "attachment"),
+        ({"filename": "a.pdf", "cid": "a"}, "attachment"),
+        ({"filename": "a.pdf", "contentDisposition": "inline"}, "inline"),
+    ],
+    ids=str,
+)
+def test_pictures_of_the_html_are_shown_and_files_attached(file: dict[str, Any], disposition: str) -> None:
+    message = read(job(attachments=[{**file, "content": "Wm8="}]))
+    assert [part.get_content_disposition() for part in message.walk()][-1] == disposition
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        ("Subject: a\n\nHello\n", "message/rfc822"),
+        ("Subject: a\n\nZoë\n", "application/octet-stream"),
+        ("no mail", "application/octet-stream"),
+        ("Subject: a\n\n" + "x" * 999, "application/octet-stream"),
+        ("Subject: a\r\rb\n", "application/octet-stream"),
+    ],
+)
+def test_a_mail_within_a_mail_is_never_in_base64(content: str, content_type: str) -> None:
+    """RFC 2045, 6.4."""
+    file = {"filename": "old.eml", "content": {"type": "Buffer", "data": list(content.encode())}}
+    mail = build_mail(job(attachments=[file]), "id")
+    part = list(message_from_bytes(mail.data, policy=policy.default).walk())[2]
+    assert part.get_content_type() == content_type
+    assert (part["Content-Transfer-Encoding"] == "7bit") == (content_type == "message/rfc822")
+    assert b"\n" not in mail.data.replace(b"\r\n", b"")
+
+
+def test_a_long_name_of_a_file_fits_its_lines() -> None:
+    name = "größe " * 300 + ".pdf"
+    mail = build_mail(job(attachments=[{"filename": name, "content": "Wm8="}]), "id")
+    assert max(map(len, mail.data.split(b"\r\n"))) <= 998
+    part = list(message_from_bytes(mail.data, policy=policy.default).walk())[-1]
+    assert part.get_filename() == name
 
 
 def test_pictures_stand_with_the_html() -> None:

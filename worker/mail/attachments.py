@@ -90,7 +90,7 @@ def read_attachments(value: object, hosts: Collection[str] = ()) -> tuple[Attach
     values = value if isinstance(value, list) else [value]
     if len(values) > MAX_ATTACHMENTS:
         raise InvalidJob(f"attachments holds {len(values)} files; at most {MAX_ATTACHMENTS} are sent")
-    files = tuple(_attachment(one, f"attachments[{number}]", hosts) for number, one in enumerate(values))
+    files = tuple(_attachment(one, number, hosts) for number, one in enumerate(values))
     check_size(files)
     return files
 
@@ -128,7 +128,8 @@ def read_event(value: object) -> CalendarEvent | None:
     return CalendarEvent(method, text, _text(event, "filename", "icalEvent") or "invite.ics")
 
 
-def _attachment(value: object, name: str, hosts: Collection[str]) -> Attachment:
+def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachment:
+    name = f"attachments[{number}]"
     if not isinstance(value, dict):
         raise InvalidJob(f"{name} is a {type(value).__name__}, but must be an object with filename and content")
     file = _with_camel_names(value)
@@ -147,7 +148,10 @@ def _attachment(value: object, name: str, hosts: Collection[str]) -> Attachment:
     url, content = "", b""
     if file.get("content") is not None:
         guessed = media_type or _guess(filename)
-        content = _content(file["content"], _text(file, "encoding", name), f"{name}.content", guessed)
+        encoding = _text(file, "encoding", name)
+        content = _content(file["content"], encoding, f"{name}.content", guessed)
+        if isinstance(file["content"], str) and _is_utf8(encoding) and not content.isascii():
+            media_type = _with_charset(guessed)
     elif where:
         data = read_data_url(where, f"{name}.path")
         if data is not None:
@@ -163,15 +167,12 @@ def _attachment(value: object, name: str, hosts: Collection[str]) -> Attachment:
     else:
         raise InvalidJob(f"{name} has neither content nor an https:// address in href")
     if file.get("filename") is not False:
-        filename = filename or f"attachment{_extension(media_type)}"
-    return Attachment(
-        filename,
-        media_type or _guess(filename),
-        content,
-        cid,
-        inline=disposition.lower() == "inline" or (cid != "" and not disposition),
-        url=url,
-    )
+        filename = filename or f"attachment-{number + 1}{_extension(media_type)}"
+    media_type = media_type or _guess(filename)
+    # Pictures within the HTML, and mails, are shown; other files are there to be opened.
+    shown = (cid and media_type.lower().startswith("image/")) or media_type.lower() == "message/rfc822"
+    disposition = disposition or ("inline" if shown else "attachment")
+    return Attachment(filename, media_type, content, cid, inline=disposition.lower() == "inline", url=url)
 
 
 def _allowed(url: str, name: str, hosts: Collection[str]) -> str:
@@ -226,6 +227,16 @@ def _content(value: object, encoding: str, name: str, media_type: str) -> bytes:
             return _text_or_base64(value, name, media_type)
         case _:
             raise InvalidJob(f"{name} has an encoding that nobody knows: {shorten(encoding)}")
+
+
+def _is_utf8(encoding: str) -> bool:
+    return encoding.lower().replace("-", "") in ("", "ascii", "utf8")
+
+
+def _with_charset(media_type: str) -> str:
+    """A text's reader would take it for ASCII, or guess."""
+    known = not media_type.lower().startswith("text/") or "charset=" in media_type.lower()
+    return media_type if known else f"{media_type}; charset=utf-8"
 
 
 def _text_or_base64(value: str, name: str, media_type: str) -> bytes:

@@ -10,6 +10,8 @@ from worker.errors import InvalidJob
 
 _DATA_URL = re.compile(r"data:(?P<type>[^,;]*)(?P<parameters>(?:;[^,;]*)*),(?P<data>.*)", re.DOTALL | re.IGNORECASE)
 
+_CHARSET = re.compile(r";\s*(charset=[\w.-]+)", re.IGNORECASE)
+
 
 def is_buffer(value: object) -> TypeGuard[dict[Any, Any]]:
     """Whether it's `{"type": "Buffer", "data": […]}`."""
@@ -53,6 +55,11 @@ def read_data_url(url: str, name: str) -> tuple[str, bytes] | None:
     found = _DATA_URL.fullmatch(url)
     if found is None:
         return None
+    charset = _CHARSET.search(found["parameters"])
+    media_type = found["type"].strip()
+    if media_type and charset:
+        media_type += f"; {charset[1]}"
+    data = unquote_to_bytes(found["data"])
     if found["parameters"].lower().endswith(";base64"):
-        return found["type"].strip(), read_base64(unquote_to_bytes(found["data"]).decode("ascii", "replace"), name)
-    return found["type"].strip(), unquote_to_bytes(found["data"])
+        data = read_base64(data.decode("ascii", "replace"), name)
+    return media_type, data

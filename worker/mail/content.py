@@ -56,7 +56,10 @@ def read_texts(fields: Mapping[str, object]) -> tuple[str, str]:
             else:
                 text = text or words
     if not html and not text:
-        raise InvalidJob("html and text are both missing")
+        if not {"attachments", "icalEvent"} & fields.keys():
+            raise InvalidJob("html and text are both missing")
+        # Files alone: programs show what they are attached to, and the providers' APIs want a text.
+        text = "\n"
     return html, text
 
 

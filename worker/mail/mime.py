@@ -4,6 +4,7 @@ files)."""
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import quote
@@ -16,6 +17,10 @@ from worker.mail.header_fields import text_value
 _BASE64_FROM_SHARE = 6
 # RFC 2231, 3: a value that is longer goes on in the next parameter.
 _LONGEST_PARAMETER = 60
+_LONGEST_LINE = 998
+_COMPOSITE = re.compile(r"(message|multipart)/", re.IGNORECASE)
+_MAIL = re.compile(rb"[!-9;-~]+:")
+_LINE_END = re.compile(rb"\r?\n")
 _PERCENT_SAFE = "!#$&+-.^_`|~"
 
 
@@ -49,20 +54,23 @@ class _Body:
     def build(self) -> bytes:
         parts = self._parts
         related = [one for one in parts.attachments if one.cid and parts.html]
-        attached = [_file(one) for one in parts.attachments if not (one.cid and parts.html)]
+        attached = [self._file(one) for one in parts.attachments if not (one.cid and parts.html)]
         alternatives = [_text("plain", parts.text)] if parts.text else []
         if parts.html:
             html = _text("html", parts.html)
             alternatives.append(
-                self._multipart("related", [html, *map(_file, related)], '; type="text/html"') if related else html
+                self._multipart("related", [html, *map(self._file, related)], '; type="text/html"') if related else html
             )
         if parts.event is not None:
             alternatives.append(_text("calendar", parts.event.content, f"; method={parts.event.method}"))
             # Some programs show the one, some the other.
             content = parts.event.content.encode()
-            attached.append(_file(Attachment(parts.event.filename, "application/ics", content)))
+            attached.append(self._file(Attachment(parts.event.filename, "application/ics", content)))
         content = alternatives[0] if len(alternatives) == 1 else self._multipart("alternative", alternatives)
         return self._multipart("mixed", [content, *attached]) if attached else content
+
+    def _file(self, file: Attachment) -> bytes:
+        return _file(file, self._identity.encode())
 
     def _multipart(self, subtype: str, parts: Sequence[bytes], parameters: str = "") -> bytes:
         # `=_` can't occur in quoted-printable or base64 (RFC 2045, 6.7).
@@ -87,23 +95,52 @@ def _text(subtype: str, content: str, parameters: str = "") -> bytes:
     return head.encode() + encoded.replace(b"\n", b"\r\n")
 
 
-def _file(file: Attachment) -> bytes:
-    name = [] if not file.filename else [f'name="{quote(text_value(file.filename))}"']
+def _file(file: Attachment, own_words: bytes) -> bytes:
+    """
+    Args:
+        own_words: stand in the boundaries around it.
+    """
+    content_type, inline = file.content_type, file.inline
+    encoding, encoded = "base64", base64.encodebytes(file.content).replace(b"\n", b"\r\n")
+    if _COMPOSITE.match(content_type):
+        # Base64 and quoted-printable are forbidden there (RFC 2045, 6.4).
+        if content_type.lower().startswith("message/rfc822") and _is_7bit(file.content, own_words):
+            encoding, encoded = "7bit", _LINE_END.sub(b"\r\n", file.content)
+        else:
+            content_type, inline = "application/octet-stream", False
     lines = [
-        "Content-Type: " + ";\r\n ".join((file.content_type, *name)),
-        "Content-Transfer-Encoding: base64",
-        "Content-Disposition: " + ";\r\n ".join(("inline" if file.inline else "attachment", *_filename(file.filename))),
+        "Content-Type: " + ";\r\n ".join((content_type, *_name(file.filename))),
+        f"Content-Transfer-Encoding: {encoding}",
+        "Content-Disposition: " + ";\r\n ".join(("inline" if inline else "attachment", *_filename(file.filename))),
     ]
     if file.cid:
         lines.append(f"Content-ID: <{file.cid}>")
-    head = "\r\n".join(lines).encode() + b"\r\n\r\n"
-    return head + base64.encodebytes(file.content).replace(b"\n", b"\r\n")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + encoded
+
+
+def _is_7bit(content: bytes, own_words: bytes) -> bool:
+    """Whether it's a mail, which may stand in another one as it is."""
+    lines = _LINE_END.split(content)
+    return (
+        _MAIL.match(content) is not None
+        and content.isascii()
+        and max(map(len, lines)) <= _LONGEST_LINE
+        and not any(b"\r" in line or b"\0" in line for line in lines)
+        and own_words not in content
+    )
+
+
+def _name(name: str) -> list[str]:
+    """For programs that don't know RFC 2231: where it fits a line, since it can't be folded."""
+    written = f'name="{quote(text_value(name))}"'
+    return [written] if name and len(written) <= _LONGEST_LINE - 10 else []
 
 
 def _filename(name: str) -> list[str]:
     if not name:
         return []
-    if name.isascii() and len(name) <= _LONGEST_PARAMETER:
+    # Many programs read an encoded word there, though it's none (RFC 2047, 5).
+    if name.isascii() and len(name) <= _LONGEST_PARAMETER and "=?" not in name:
         return [f'filename="{quote(name)}"']
     pieces, line = [], "utf-8''"
     for character in name:
