@@ -7,7 +7,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   let answer
   try {
     const raw = Buffer.from(JSON.parse(line), 'base64')
-    answer = { ok: await PostalMime.parse(raw, { attachmentEncoding: 'base64' }) }
+    answer = { ok: await PostalMime.parse(raw, { attachmentEncoding: 'base64', forceRfc822Attachments: true }) }
   } catch (error) {
     answer = { error: error.message }
   }
