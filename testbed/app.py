@@ -1,5 +1,6 @@
 """Plays the web app with the npm package `bullmq`, either major (testbed/bullmq/app.mjs)."""
 
+import fcntl
 import itertools
 import json
 import os
@@ -125,12 +126,15 @@ def ensure_node_modules() -> None:
     """
     if not shutil.which("node") or not shutil.which("npm"):
         raise TestbedError("node or npm is missing: run testbed/bootstrap.sh containers.")
-    lock, stamp = (NODE / "package-lock.json").read_bytes(), NODE / "node_modules" / ".lock-of-these"
-    if stamp.exists() and stamp.read_bytes() == lock:
-        return
-    done = subprocess.run(
-        ["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=NODE, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise TestbedError(f"npm ci failed in {NODE}: {(done.stderr or done.stdout).strip()[-500:]}")
-    stamp.write_bytes(lock)
+    with (NODE / "package-lock.json").open("rb") as locked:
+        # The tests' halves run side by side.
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        lock, stamp = locked.read(), NODE / "node_modules" / ".lock-of-these"
+        if stamp.exists() and stamp.read_bytes() == lock:
+            return
+        done = subprocess.run(
+            ["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=NODE, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise TestbedError(f"npm ci failed in {NODE}: {(done.stderr or done.stdout).strip()[-500:]}")
+        stamp.write_bytes(lock)
