@@ -7,7 +7,7 @@ import pytest
 
 from tests.contract.peers import PEERS, Peer
 from tests.contract.smtp_server import SmtpServer
-from worker.base.settings import Sandbox
+from worker.base.sandbox import Sandbox
 from worker.errors import TransportUnavailable
 from worker.mail.addresses import Address
 from worker.mail.jobs import parse_job

@@ -11,7 +11,7 @@ import redis
 
 from worker.base import keys
 from worker.base.redis_client import script
-from worker.base.settings import Sandbox
+from worker.base.sandbox import Sandbox
 from worker.mail.pacing import Limit, seconds_to_send
 from worker.queue.bullmq_view import BullView, look
 from worker.queue.processes import SILENT_AFTER_SECONDS, Process, read_line, this_month

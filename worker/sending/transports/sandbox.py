@@ -7,7 +7,7 @@ import smtplib
 from dataclasses import replace
 from pathlib import Path
 
-from worker.base.settings import Sandbox
+from worker.base.sandbox import Sandbox
 from worker.errors import TransportUnavailable
 from worker.mail.addresses import Address
 from worker.mail.jobs import redirected
