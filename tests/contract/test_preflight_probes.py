@@ -228,6 +228,15 @@ SIZES = {
     "LLEN bull:mail-queue:paused": ":20",
     "ZCARD bull:mail-queue:prioritized": ":100",
     "ZCARD bull:mail-queue:completed": ":6000",
+    "LRANGE bull:mail-queue:wait -10 -1": "*0",
+}
+JOBS = {
+    **SIZES,
+    "LRANGE bull:mail-queue:wait -10 -1": "*2\r\n$1\r\n8\r\n$1\r\n7",
+    "HSTRLEN bull:mail-queue:7 data": ":2",
+    "HGET bull:mail-queue:7 data": "$2\r\n{}",
+    # Too big for a look.
+    "HSTRLEN bull:mail-queue:8 data": ":200001",
 }
 
 
@@ -242,6 +251,10 @@ SIZES = {
         (
             {META: "*3\r\n$-1\r\n$-1\r\n$5\r\n10000", **SIZES},
             QueueAnswer("bullmq", waiting=127, completed=6000),
+        ),
+        (
+            {META: "*3\r\n$-1\r\n$-1\r\n$5\r\n10000", **JOBS},
+            QueueAnswer("bullmq", waiting=127, completed=6000, head=("{}",)),
         ),
         # A user who may not, and what isn't a queue at all.
         ({META: "-NOPERM no permissions"}, QueueAnswer("", refused=True)),

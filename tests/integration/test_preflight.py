@@ -9,6 +9,7 @@ import redis
 
 from preflight.network import Addresses, make_trust
 from preflight.redis import RedisAnswer, RedisUrl, parse_redis_url, probe_redis
+from testbed.app import App, Major
 from testbed.instance import Instance
 from testbed.services import Services
 from tests.integration.playbooks import play
@@ -178,6 +179,25 @@ def test_a_warning_stops_nobody(
     run = preflight()
     assert not run.stopped
     assert f"warning: Redis at {services.address}:6379 keeps nothing on disk" in run.printed
+
+
+@pytest.fixture(params=[5])
+def major(request: pytest.FixtureRequest) -> Major:
+    return 5
+
+
+def test_the_first_jobs_of_the_apps_queue(preflight: Preflight, app: App) -> None:
+    good = {"email": "ann@example.org", "html": "<p>Hello", "colour": "red"}
+    app.ask("addBulk", jobs=[{"name": "mail", "data": job} for job in (good, {**good, "raw": "From: secret-words"})])
+    run = preflight()
+    assert not run.stopped
+    assert (
+        "warning: 1 of the first 2 jobs in the BullMQ queue bull:mail-queue would be refused (raw can''t be sent: a"
+        " mail that is written already would go out past every check: queue its parts): mend the app" in run.printed
+    )
+    assert "warning: The jobs in the BullMQ queue bull:mail-queue hold colour, which isn''t sent" in run.printed
+    assert "secret-words" not in run.printed
+    assert "ann@example.org" not in run.printed
 
 
 @pytest.fixture

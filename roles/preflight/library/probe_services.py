@@ -43,6 +43,14 @@ options:
     description: The app's BullMQ queue in it, C(PREFIX:QUEUE); empty to leave it out.
     type: str
     default: ""
+  job_package:
+    description: The worker's package for reading jobs, as a zip file in base64; the action plugin adds it.
+    type: str
+    default: ""
+  job_settings:
+    description: How the queue's jobs are read, C(mail_from), C(fields), C(attachment_hosts) and C(placeholders).
+    type: dict
+    default: {}
   supabase_url:
     description: The Supabase project; empty to leave it out.
     type: str
@@ -104,6 +112,9 @@ def main() -> None:
             "http_providers": {"type": "dict", "default": {}},
             "redis_url": {"type": "str", "default": "", "no_log": True},
             "bullmq": {"type": "str", "default": ""},
+            # Long, and in each run the same.
+            "job_package": {"type": "str", "default": "", "no_log": True},
+            "job_settings": {"type": "dict", "default": {}},
             "supabase_url": {"type": "str", "default": ""},
             "supabase_key": {"type": "str", "default": "", "no_log": True},
             "supabase_tables": {"type": "list", "elements": "dict", "default": []},

@@ -9,6 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 from .network import Addresses, ProbeError, Trust, Wire, dial, speaks_tls
 
+#: So many jobs at the head of the app's queue are read, if they aren't big.
+FIRST_JOBS = 10
+MOST_JOB_BYTES = 200_000
+
 Reply = Union[str, int, None, "list[Reply]"]
 
 
@@ -40,6 +44,8 @@ class QueueAnswer(NamedTuple):
     waiting: int = 0
     completed: int = 0
     refused: bool = False
+    #: The data of the first jobs that wait.
+    head: tuple[str, ...] = ()
 
 
 class RedisAnswer(NamedTuple):
@@ -170,6 +176,7 @@ def _look_at_queue(wire: Wire, queue: str) -> QueueAnswer | None:
             for command, state in (("LLEN", "wait"), ("LLEN", "paused"), ("ZCARD", "prioritized"))
         ]
         completed = _command(wire, "ZCARD", f"{queue}:completed")
+        head = _first_jobs(wire, queue)
     except RedisError as error:
         return QueueAnswer("", refused=True) if str(error) == "NOPERM" else None
     return QueueAnswer(
@@ -177,7 +184,27 @@ def _look_at_queue(wire: Wire, queue: str) -> QueueAnswer | None:
         paused=meta[1] is not None,
         waiting=sum(number for number in waiting if isinstance(number, int)),
         completed=completed if isinstance(completed, int) else 0,
+        head=head,
     )
+
+
+def _first_jobs(wire: Wire, queue: str) -> tuple[str, ...]:
+    with contextlib.suppress(RedisError):
+        return _read_first_jobs(wire, queue)
+    return ()
+
+
+def _read_first_jobs(wire: Wire, queue: str) -> tuple[str, ...]:
+    found: list[str] = []
+    identities = _command(wire, "LRANGE", f"{queue}:wait", str(-FIRST_JOBS), "-1")
+    for identity in reversed(identities) if isinstance(identities, list) else ():
+        key = f"{queue}:{identity}"
+        size = _command(wire, "HSTRLEN", key, "data")
+        if isinstance(size, int) and 0 < size <= MOST_JOB_BYTES:
+            data = _command(wire, "HGET", key, "data")
+            if isinstance(data, str):
+                found.append(data)
+    return tuple(found)
 
 
 def parse_info(text: str) -> dict[str, str]:

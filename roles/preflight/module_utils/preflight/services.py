@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from . import verdicts
 from .http import HttpAnswer, Url, jwt_role, parse_url, probe_http, probe_lookup, table_path
+from .jobs import judge_jobs
 from .network import Addresses, Trust, in_parallel, make_trust, resolve_all
 from .redis import RedisAnswer, RedisUrl, parse_redis_url, probe_redis
 from .smtp import SmtpAnswer, probe_smtp
@@ -40,6 +41,8 @@ class Questions:
     http_providers: dict[str, str] = field(default_factory=dict)
     redis_url: str = field(default="", repr=False)
     bullmq: str = ""
+    job_package: str = field(default="", repr=False)
+    job_settings: dict[str, object] = field(default_factory=dict)
     supabase_url: str = ""
     supabase_key: str = field(default="", repr=False)
     supabase_tables: list[dict[str, object]] = field(default_factory=list)
@@ -180,7 +183,14 @@ class _Asking:
         found = verdicts.redis_verdict(self._questions.host, self._redis, answer, self._seconds)
         if self._redis is None:
             return found
-        return [*found, *verdicts.queue_verdict(self._redis.shown, self._questions.bullmq, answer.queue)]
+        queue = self._questions.bullmq
+        head = answer.queue.head if answer.queue is not None else ()
+        jobs = judge_jobs(head, self._questions.job_package, self._questions.job_settings)
+        return [
+            *found,
+            *verdicts.queue_verdict(self._redis.shown, queue, answer.queue),
+            *verdicts.jobs_verdict(queue, jobs),
+        ]
 
     def _supabase_verdict(self) -> list[Verdict]:
         questions = self._questions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .http import HttpAnswer
+from .jobs import JobsAnswer
 from .network import Addresses
 from .redis import QueueAnswer, RedisAnswer, RedisUrl
 from .smtp import IMPLICIT_TLS_PORT, SmtpAnswer
@@ -228,6 +229,30 @@ def queue_verdict(server: str, queue: str, answer: QueueAnswer | None) -> list[V
             )
         )
     return verdicts
+
+
+def jobs_verdict(queue: str, answer: JobsAnswer | None) -> list[Verdict]:
+    """What would become of the first jobs: said before the first one is sent, but no reason not to begin."""
+    if answer is None:
+        return []
+    found: list[Verdict] = []
+    if answer.refused:
+        found.append(
+            warning(
+                "bullmq",
+                f"{len(answer.refused)} of the first {answer.read} jobs in the BullMQ queue {queue} would be refused"
+                f" ({answer.refused[0]}): mend the app, or name its fields with worker_job_fields (docs/jobs.md).",
+            )
+        )
+    if answer.unsent:
+        found.append(
+            warning(
+                "bullmq",
+                f"The jobs in the BullMQ queue {queue} hold {', '.join(answer.unsent[:10])}, which isn't sent, since"
+                " nobody knows what it is: see docs/jobs.md.",
+            )
+        )
+    return found
 
 
 def _version(text: str) -> tuple[int, ...]:
