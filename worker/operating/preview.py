@@ -67,7 +67,7 @@ def job_of_queue(client: "redis.Redis", bullmq: str, identity: str) -> object:
         if isinstance(message, bytes):
             return json.loads(message)["args"][0]
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise MailWorkerError(f"{identity} is queued, but isn't a job: mail-worker dead show {identity}.") from None
+        raise MailWorkerError(f"{identity} is queued, but what it holds isn't a job.") from None
     queues = " or ".join(filter(None, ("Dramatiq's queue", bullmq)))
     raise MailWorkerError(f"There's no file {identity!r}, and no job of that id waits in {queues}.")
 
