@@ -288,6 +288,18 @@ def test_a_mail_within_an_object(wrapper: str) -> None:
     assert (found.to[0].email, found.subject, found.campaign_id, found.unsent) == ("ann@example.org", "S", "7", ())
 
 
+def test_what_isnt_sent_of_a_file_is_told() -> None:
+    files = [{"filename": "a.txt", "content": "x", "content_type": "text/plain", "size": 1, "colour": "red"}]
+    assert job(attachments=files).unsent == ("attachments.colour",)
+    with pytest.raises(InvalidJob, match=r"attachments\[0\].headers can't be sent"):
+        job(attachments=[{**files[0], "headers": {"X-A": "b"}}])
+
+
+def test_a_data_url_may_be_long() -> None:
+    url = "data:application/pdf;base64," + "JVBERi0x" * 5_000
+    assert len(job(attachments=[{"filename": "a.pdf", "path": url}]).attachments[0].content) == 30_000
+
+
 def test_what_isnt_sent_is_told() -> None:
     found = job(colour="red", userId=7, email="other@example.org", traceId="t", extra=None)
     assert found.unsent == ("colour", "email")

@@ -8,12 +8,16 @@ from urllib.parse import unquote, urlsplit
 
 from worker.errors import InvalidJob
 from worker.mail.buffers import is_buffer, read_base64, read_buffer, read_data_url
-from worker.mail.fields import line, shorten
+from worker.mail.fields import MAX_HEADER_CHARACTERS, line, shorten
 from worker.mail.names import snake_case
 
 #: Of all attachments of a mail together, before base64 makes a third more of them.
 MAX_ATTACHED_BYTES = 7_000_000
 MAX_ATTACHMENTS = 100
+#: A data URL holds the whole file.
+MOST_URL_CHARACTERS = 10_000_000
+#: What apps tell of a file besides, and a reader doesn't see.
+_HARMLESS_KEYS = frozenset("size checksum mimetype mimeType fieldname originalname id key lastModified related".split())
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;\s*[\w.+-]+=(\"[^\"\\\r\n]*\"|[^\s;\"]+))*")
 _CID = re.compile(r"[!#-;=?-~]{1,200}")
 _METHODS = ("PUBLISH", "REQUEST", "REPLY", "ADD", "CANCEL", "REFRESH", "COUNTER", "DECLINECOUNTER")
@@ -95,6 +99,14 @@ def read_attachments(value: object, hosts: Collection[str] = ()) -> tuple[Attach
     return files
 
 
+def unsent_keys(value: object) -> tuple[str, ...]:
+    """What files hold besides, and isn't known to be harmless."""
+    files = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
+    known = {*_KEYS, *map(snake_case, _KEYS), *_HARMLESS_KEYS}
+    found = (str(key) for file in files for key, content in file.items() if content is not None and key not in known)
+    return tuple(dict.fromkeys(f"attachments.{key}" for key in found))
+
+
 def check_size(files: tuple[Attachment, ...]) -> None:
     """Asks whether a mail may have so much attached to it.
 
@@ -133,9 +145,9 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     if not isinstance(value, dict):
         raise InvalidJob(f"{name} is a {type(value).__name__}, but must be an object with filename and content")
     file = _with_camel_names(value)
-    for refused in ("raw", "httpHeaders"):
+    for refused in ("raw", "headers", "httpHeaders"):
         if file.get(refused):
-            raise InvalidJob(f"{name}.{refused} can't be sent: queue the file's content")
+            raise InvalidJob(f"{name}.{refused} can't be sent: queue the file's content, with a contentType and a cid")
     filename = "" if file.get("filename") is False else _text(file, "filename", name) or _text(file, "name", name)
     media_type = _text(file, "contentType", name) or _text(file, "type", name)
     if media_type and not _MEDIA_TYPE.fullmatch(media_type):
@@ -144,7 +156,7 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     if cid and not _CID.fullmatch(cid):
         raise InvalidJob(f"{name}.cid isn't a content id like logo@example.com: {shorten(cid)}")
     disposition = _text(file, "contentDisposition", name) or _text(file, "disposition", name)
-    where = _text(file, "href", name) or _text(file, "url", name) or _text(file, "path", name)
+    where = next((_text(file, key, name, MOST_URL_CHARACTERS) for key in ("href", "url", "path") if file.get(key)), "")
     url, content = "", b""
     if file.get("content") is not None:
         guessed = media_type or _guess(filename)
@@ -199,9 +211,11 @@ def _with_camel_names(value: Mapping[object, object]) -> dict[str, object]:
     return file
 
 
-def _text(fields: Mapping[object, object] | Mapping[str, object], key: str, name: str) -> str:
+def _text(
+    fields: Mapping[object, object] | Mapping[str, object], key: str, name: str, longest: int = MAX_HEADER_CHARACTERS
+) -> str:
     value = fields.get(key)
-    return "" if value is None or value is False else line(value, f"{name}.{key}")
+    return "" if value is None or value is False else line(value, f"{name}.{key}", longest)
 
 
 def _content(value: object, encoding: str, name: str, media_type: str) -> bytes:

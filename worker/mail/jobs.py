@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
 from worker.mail.addresses import Address, parse_address, parse_addresses
-from worker.mail.attachments import Attachment, CalendarEvent, read_attachments, read_event
+from worker.mail.attachments import Attachment, CalendarEvent, read_attachments, read_event, unsent_keys
 from worker.mail.content import Content, Placeholders, fill, read_texts
 from worker.mail.fields import line, shorten
 from worker.mail.job_headers import (
@@ -116,7 +116,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         message_id=read_message_id(fields.get("messageId")),
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
-        unsent=_unsent(shape, used),
+        unsent=(*_unsent(shape, used), *unsent_keys(fields.get("attachments"))),
     )
 
 

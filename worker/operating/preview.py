@@ -135,7 +135,7 @@ def _people(addresses: Iterable[Address]) -> str:
 
 
 def _shown(name: str) -> str:
-    return name if name.isidentifier() else shorten(name)
+    return name if name.replace(".", "_").isidentifier() else shorten(name)
 
 
 def unsent_fields(jobs: Iterable[object], settings: JobSettings, find: FindTemplate) -> str:

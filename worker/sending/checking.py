@@ -82,6 +82,6 @@ class Checker:
     def _tell(self, unsent: tuple[str, ...]) -> None:
         for name in unsent:
             # Once a process, and not what may be anything, such as an address.
-            if name not in self._told and len(self._told) < MAX_TOLD and name.isidentifier():
+            if name not in self._told and len(self._told) < MAX_TOLD and name.replace(".", "_").isidentifier():
                 self._told.add(name)
                 logger.warning("Jobs hold %s, which isn't sent, since nobody knows what it is: see docs/jobs.md.", name)

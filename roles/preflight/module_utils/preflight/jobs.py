@@ -59,7 +59,9 @@ def judge_jobs(head: Sequence[str], package: str, settings: Mapping[str, object]
                 raw = json.loads(data)
                 if not template_of(raw):  # Those in Redis are the worker's matter.
                     unsent.update(
-                        dict.fromkeys(name for name in parse_job(raw, defaults).unsent if name.isidentifier())
+                        dict.fromkeys(
+                            name for name in parse_job(raw, defaults).unsent if name.replace(".", "_").isidentifier()
+                        )
                     )
             except (ValueError, RecursionError):
                 refused.append("its data isn't JSON")
