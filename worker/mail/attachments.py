@@ -27,6 +27,7 @@ _KEYS = (
     "filename name content path href contentType type encoding cid contentId contentDisposition disposition"
     " contentTransferEncoding raw headers httpHeaders url"
 ).split()
+_KNOWN_KEYS = frozenset((*_KEYS, *map(snake_case, _KEYS), *_HARMLESS_KEYS))
 _UNKNOWN_TYPE = "application/octet-stream"
 #: Shorter words of a file of unknown type may be plain ones that happen to be base64.
 _SURELY_BASE64 = 64
@@ -101,9 +102,12 @@ def read_attachments(value: object, hosts: Collection[str] = ()) -> tuple[Attach
 
 def unsent_keys(value: object) -> tuple[str, ...]:
     """What files hold besides, and isn't known to be harmless."""
+    if value is None:
+        return ()
     files = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
-    known = {*_KEYS, *map(snake_case, _KEYS), *_HARMLESS_KEYS}
-    found = (str(key) for file in files for key, content in file.items() if content is not None and key not in known)
+    found = (
+        str(key) for file in files for key, content in file.items() if content is not None and key not in _KNOWN_KEYS
+    )
     return tuple(dict.fromkeys(f"attachments.{key}" for key in found))
 
 

@@ -86,20 +86,20 @@ class FieldNames:
         Args:
             own: what a mail is made of → the app's own name for it, which counts before all others.
         """
-        self.own = dict(own)
         #: Each name → what it's a name of, and its rank among the others.
         self._known: dict[str, tuple[str, int]] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
         for canonical, names in NAMES.items():
             first = (own[canonical],) if canonical in own else ()
-            for rank, name in enumerate(both_spellings((*first, *names))):
+            self._names[canonical] = both_spellings((*first, *names))
+            for rank, name in enumerate(self._names[canonical]):
                 self._known.setdefault(name, (canonical, rank))
         self._refused = {spelling: name for name in REFUSED for spelling in both_spellings((name,))}
         self._harmless = frozenset(both_spellings(HARMLESS))
 
     def of(self, canonical: str) -> tuple[str, ...]:
         """All names of a field in their order."""
-        first = (self.own[canonical],) if canonical in self.own else ()
-        return both_spellings((*first, *NAMES[canonical]))
+        return self._names[canonical]
 
     def known(self, name: str) -> tuple[str, int] | None:
         """What the name is one of, and its rank."""
