@@ -29,8 +29,9 @@ from tests.integration.playbooks import EMPTY, run_playbook
 from tests.integration.test_dramatiq import Fleet
 from worker.base import keys
 from worker.base.redis_client import connect, connect_async
-from worker.base.settings import Secret, Settings
+from worker.base.settings import JobSettings, Secret, Settings
 from worker.ledger.ledger import Entry, LedgerOptions, RedisLedger, Verdict
+from worker.mail.jobs import Defaults
 from worker.mail.outcomes import Failed, Sent
 from worker.operating.checks import check_bullmq, check_redis
 from worker.queue import bullmq
@@ -295,7 +296,10 @@ async def test_the_app_and_the_workers_share_bullmqs_queue(
         assert await process.jobs.listen() is not None
         # and an operator sees the app's workers.
         app.ask("worker")
-        found = check_bullmq(cast(Settings, SimpleNamespace(redis_url=broker.url("worker"), bullmq=BULLMQ)))
+        settings = SimpleNamespace(
+            redis_url=broker.url("worker"), bullmq=BULLMQ, jobs=JobSettings(Defaults(), {}, makes_text=True)
+        )
+        found = check_bullmq(cast(Settings, settings))
         assert found.startswith(f"{BULLMQ} of bullmq:{major}.")
         assert "others work on it too" in found
         app.ask("workerClose")

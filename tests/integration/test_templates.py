@@ -20,7 +20,8 @@ from worker.queue.producer import enqueue
 from worker.queue.templates import add_template
 
 HTML = "<h1>Hello {{name}}</h1>\n" + "<p>Grüße: this paragraph is only here for its weight.</p>\n" * 160
-MOST_BYTES = 60_000_000
+#: By the 100,000 that docs/jobs.md speaks of, 60 MB.
+RECIPIENTS, MOST_BYTES = 20_000, 12_000_000
 
 
 @pytest.fixture(params=[5])
@@ -118,11 +119,11 @@ def as_on_a_broker(queue: redis.Redis) -> Iterator[None]:
 
 @pytest.mark.usefixtures("as_on_a_broker")
 @pytest.mark.parametrize("put_all", ["dramatiq", "bullmq"])
-def test_100_000_recipients_take_60_mb(put_all: str, queue: redis.Redis, app: App, tmp_path: Path) -> None:
+def test_recipients_take_600_bytes_each(put_all: str, queue: redis.Redis, app: App, tmp_path: Path) -> None:
     add_template(queue, "spring", html=HTML, subject="Hello {{name}}")
     path = tmp_path / "jobs.jsonl"
     with path.open("w") as stream:
-        for number in range(100_000):
+        for number in range(RECIPIENTS):
             job = {
                 "campaignId": "2f1c1a5e-7f43-4b8e-9f0e-0a1f6a3f9f10",
                 "subscriberId": f"9b2e4c1a-7f43-4b8e-9f0e-{number:012}",
