@@ -162,7 +162,7 @@ def test_refused_for_now_it_comes_back_by_the_apps_own_rules(
         ("[]", "not a mail: the job is a list"),
         ("{", "not a mail: its data isn't JSON"),
         ('{"subject": "s"}', "not a mail: to (or email) is missing"),
-        ('{"email": ["a@b.example", "c@d.example"], "html": "x"}', "not a mail: email holds 2 addresses"),
+        ('{"email": "a@b.example", "html": "x", "raw": "From: c"}', "not a mail: raw can't be sent"),
         ('{"email": "nobody", "html": "x"}', "not a mail: email isn't one mail address"),
     ],
 )

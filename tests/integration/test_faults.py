@@ -236,11 +236,11 @@ RUBBISH = {
     ),
     "a million recipients": (
         _message("a million recipients", args=[{**JOB, "to": "a@b.c," * 700_000}]),
-        "invalid job: to is longer than 10,000 characters",
+        "invalid job: to is longer than 50,000 characters",
     ),
     "a list of recipients": (
         _message("a list of recipients", args=[{**JOB, "to": ["a@b.c"] * 100_000}]),
-        "invalid job: to holds 100000 addresses, but a job has one recipient",
+        "invalid job: to holds 100000 addresses; at most 50 are sent to in one mail",
     ),
 }
 

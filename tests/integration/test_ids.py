@@ -115,7 +115,7 @@ def test_whose_mail_it_is(vector: dict[str, object], queue: redis.Redis) -> None
     assert whose_by_lua(queue, vector["job"]) == expected
 
 
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JOBS)
 def test_whose_mail_it_is_whatever_comes(queue: redis.Redis, raw: dict[str, object]) -> None:
     assert whose_by_lua(queue, raw) == recipient_key(raw)

@@ -53,7 +53,7 @@ VALUES = WORDS | st.text(
 )
 
 
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(st.lists(PIECES, min_size=1, max_size=5).map("".join), st.lists(st.lists(VALUES, min_size=1, max_size=3)))
 def test_the_text_is_the_same_as_of_each_body_alone(template: str, bodies: list[list[str]]) -> None:
     alikes = AlikeBodies()

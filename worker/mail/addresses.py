@@ -58,14 +58,17 @@ def parse_addresses(value: object, field: str) -> tuple[Address, ...]:
         InvalidJob: when one of them isn't a mailbox, or there are too many.
     """
     found: list[Address] = []
-    for one in value if isinstance(value, list) else [value]:
+    values = value if isinstance(value, list) else [value]
+    if len(values) > MAX_ADDRESSES:
+        raise _too_many(field, len(values))
+    for one in values:
         if isinstance(one, str):
             found.extend(_parse_list(line(one, field, longest=MAX_LIST_CHARACTERS), field))
         else:
             found.append(parse_address(one, field))
     addresses = tuple({address.email: address for address in reversed(found)}.values())[::-1]
     if len(addresses) > MAX_ADDRESSES:
-        raise InvalidJob(f"{field} holds {len(addresses)} addresses; at most {MAX_ADDRESSES} are sent to in one mail")
+        raise _too_many(field, len(addresses))
     return addresses
 
 
@@ -120,6 +123,10 @@ def _address(name: str, email: str, field: str, value: object) -> Address:
     if len(local.encode()) > 64 or len(ascii_domain) > 253:  # RFC 5321, 4.5.3.1
         raise InvalidJob(f"{field} is too long for a mail address: {shorten(value)}")
     return Address(name, f"{local}@{ascii_domain}")
+
+
+def _too_many(field: str, number: int) -> InvalidJob:
+    return InvalidJob(f"{field} holds {number} addresses; at most {MAX_ADDRESSES} are sent to in one mail")
 
 
 def _not_one(value: object, field: str) -> InvalidJob:
