@@ -37,7 +37,7 @@ def test_the_mail_is_on_standard_output_and_its_reading_beside_it(capfdbinary: p
     assert lines["campaign"] == ["campaignId", "7"]
     assert lines["subscriber"] == ["-", "ann@example.org"]
     assert lines["html"] == ["mailOptions.htmlContent", "5", "characters"]
-    assert lines["not"] == ["sent", "colour"]
+    assert lines["not"] == ["sent", "mailOptions.colour"]
 
 
 def test_what_cant_be_sent_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,4 +82,4 @@ def test_a_files_jobs_are_checked_without_any_service(environment: Path, capsys:
     assert "jobs.jsonl:2: envelope can't be sent" in capsys.readouterr().err
     Path("good.jsonl").write_text(json.dumps(JOB) + "\n")
     assert main(["check", "--jobs", "good.jsonl"]) == 0
-    assert "not sent, since nobody knows what it is: colour" in capsys.readouterr().out
+    assert "not sent, since nobody knows what it is: mailOptions.colour" in capsys.readouterr().out

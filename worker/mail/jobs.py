@@ -133,7 +133,7 @@ def template_of(raw: object) -> str:
 
 
 def _unsent(shape: Shape, used: set[str]) -> tuple[str, ...]:
-    unsent = [name for name in shape.unsent if name not in used]
+    unsent = [name for name in shape.unsent if name.rpartition(".")[2] not in used]
     own = shape.fields.get("vars")
     # Under the other names it's a template's data, also where the app has filled that in by itself.
     if shape.names.get("vars", "").endswith("data") and not (isinstance(own, dict) and used & own.keys()):
@@ -151,15 +151,18 @@ def _template_name(fields: Mapping[str, object]) -> str:
 def _content(shape: Shape, defaults: Defaults, find: FindTemplate, used: set[str]) -> Content:
     fields = shape.fields
     subject = line(fields.get("subject", ""), "subject")
-    own = fields.get("vars")
-    data = {**shape.data, **own} if isinstance(own, dict) else shape.data
     if name := _template_name(fields):
-        content = find(name).fill(data, used, makes_text=defaults.makes_text)
+        content = find(name).fill(_words(shape), used, makes_text=defaults.makes_text)
         return replace(content, subject=subject or content.subject)
     content = Content(subject, *read_texts(fields))
-    if defaults.placeholders == "none":
+    if defaults.placeholders == "none" or "{{" not in f"{subject}{content.html}{content.text}":
         return content
-    return fill(content, defaults.placeholders, data, used)
+    return fill(content, defaults.placeholders, _words(shape), used)
+
+
+def _words(shape: Shape) -> dict[str, object]:
+    own = shape.fields.get("vars")
+    return {**shape.data, **own} if isinstance(own, dict) else shape.data
 
 
 def redirected(job: Job, address: Address) -> Job:

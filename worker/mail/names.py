@@ -87,13 +87,13 @@ class FieldNames:
             own: what a mail is made of → the app's own name for it, which counts before all others.
         """
         #: Each name → what it's a name of, and its rank among the others.
-        self._known: dict[str, tuple[str, int]] = {}
+        self.all: dict[str, tuple[str, int]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
         for canonical, names in NAMES.items():
             first = (own[canonical],) if canonical in own else ()
             self._names[canonical] = both_spellings((*first, *names))
             for rank, name in enumerate(self._names[canonical]):
-                self._known.setdefault(name, (canonical, rank))
+                self.all.setdefault(name, (canonical, rank))
         self._refused = {spelling: name for name in REFUSED for spelling in both_spellings((name,))}
         self._harmless = frozenset(both_spellings(HARMLESS))
 
@@ -103,7 +103,7 @@ class FieldNames:
 
     def known(self, name: str) -> tuple[str, int] | None:
         """What the name is one of, and its rank."""
-        return self._known.get(name)
+        return self.all.get(name)
 
     def refused(self, name: str) -> str | None:
         """Why what the name stands for can't be sent."""

@@ -24,13 +24,18 @@ class Shape:
     """What a job holds."""
 
     #: By the names of worker/mail/names.py; nothing empty.
-    fields: Mapping[str, object]
-    #: All that a placeholder may stand for.
-    data: Mapping[str, object]
-    #: Names of what isn't sent, and isn't known to be harmless.
-    unsent: tuple[str, ...]
+    fields: dict[str, object]
     #: Each field's name in the job, such as `mailOptions.to`.
-    names: Mapping[str, str]
+    names: dict[str, str]
+    #: Names of what isn't sent, and isn't known to be harmless.
+    unsent: list[str]
+    #: Where they were, the first one first.
+    parts: tuple[Mapping[str, object], ...]
+
+    @property
+    def data(self) -> dict[str, object]:
+        """All that a placeholder may stand for."""
+        return {name: value for part in reversed(self.parts) for name, value in part.items()}
 
 
 def read_shape(raw: object) -> Shape:
@@ -42,38 +47,39 @@ def read_shape(raw: object) -> Shape:
     if not isinstance(raw, dict):
         raise InvalidJob(f"the job is a {type(raw).__name__}, but must be an object with to, subject and html")
     names = field_names()
-    job = {name: value for name, value in raw.items() if isinstance(name, str)}
+    job = _object(raw)
     wrapper = _wrapper(job, names)
-    parts = [job] if wrapper is None else [_object(job[wrapper]), {n: v for n, v in job.items() if n != wrapper}]
-    fields: dict[str, object] = {}
-    spelled: dict[str, str] = {}
-    data: dict[str, object] = {}
-    unsent: list[str] = []
-    for number, part in enumerate(parts):
-        prefix = f"{wrapper}." if wrapper is not None and number == 0 else ""
-        own: dict[str, tuple[int, str]] = {}
-        for name, value in part.items():
-            data.setdefault(name, value)
-            if value in _EMPTY:
-                continue
-            if known := names.known(name):
-                canonical, rank = known
-                if canonical in spelled:
-                    unsent.append(name)
-                elif canonical not in own or rank < own[canonical][0]:
-                    if canonical in own:
-                        unsent.append(own[canonical][1])
-                    own[canonical] = rank, name
-                    fields[canonical] = value
-                else:
-                    unsent.append(name)
-            elif reason := names.refused(name):
-                if value is not False:
-                    raise InvalidJob(f"{name} can't be sent: {reason}")
-            elif not names.is_harmless(name):
-                unsent.append(name)
-        spelled.update((canonical, prefix + name) for canonical, (_, name) in own.items())
-    return Shape(fields, data, tuple(unsent), spelled)
+    if wrapper is None:
+        shape = Shape({}, {}, [], (job,))
+        _read_part(shape, job, "", names)
+        return shape
+    inner, outer = _object(job[wrapper]), {name: value for name, value in job.items() if name != wrapper}
+    shape = Shape({}, {}, [], (inner, outer))
+    _read_part(shape, inner, f"{wrapper}.", names)
+    _read_part(shape, outer, "", names)
+    return shape
+
+
+def _read_part(shape: Shape, part: Mapping[str, object], prefix: str, names: FieldNames) -> None:
+    """Adds what it has of the mail; a field that is there already stays."""
+    ranks: dict[str, int] = {}
+    for name, value in part.items():
+        if value in _EMPTY:
+            continue
+        if known := names.all.get(name):
+            canonical, rank = known
+            if canonical not in shape.fields or rank < ranks.get(canonical, -1):
+                if canonical in ranks:
+                    shape.unsent.append(shape.names[canonical])
+                ranks[canonical] = rank
+                shape.fields[canonical], shape.names[canonical] = value, prefix + name
+            else:
+                shape.unsent.append(prefix + name)
+        elif reason := names.refused(name):
+            if value is not False:
+                raise InvalidJob(f"{name} can't be sent: {reason}")
+        elif not names.is_harmless(name):
+            shape.unsent.append(prefix + name)
 
 
 def recipient_key(raw: object) -> tuple[str, str] | None:
@@ -134,6 +140,7 @@ def read_id(value: object, name: str) -> str | None:
 
 
 def _object(value: object) -> dict[str, object]:
+    # JSON has no other names, but a file or a test may.
     return {name: inner for name, inner in value.items() if isinstance(name, str)} if isinstance(value, dict) else {}
 
 
