@@ -156,6 +156,7 @@ def test_a_placeholder_for_nothing_is_refused(value: object) -> None:
         ({"filename": "a.bin", "content": "5a6f", "encoding": "hex"}, "a.bin", "application/octet-stream", b"Zo"),
         ({"filename": "a.pdf", "content": "Wm8="}, "a.pdf", "application/pdf", b"Zo"),
         ({"filename": "a.pdf", "content": "no base64!"}, "a.pdf", "application/pdf", b"no base64!"),
+        ({"filename": "a.tar.gz", "content": "Wm8="}, "a.tar.gz", "application/gzip", b"Zo"),
         ({"filename": "LICENSE", "content": "test"}, "LICENSE", "application/octet-stream", b"test"),
         ({"filename": "a", "content": {"type": "Buffer", "data": [90, 111]}}, "a", "application/octet-stream", b"Zo"),
         ({"content": "Wm8", "type": "image/png", "disposition": "inline"}, "attachment-1.png", "image/png", b"Zo"),

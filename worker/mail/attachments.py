@@ -1,6 +1,5 @@
 """Attachments as nodemailer, Resend's and SendGrid's clients have them, and nodemailer's calendar events."""
 
-import mimetypes
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from worker.errors import InvalidJob
 from worker.mail.buffers import is_buffer, read_base64, read_buffer, read_data_url
 from worker.mail.fields import MAX_HEADER_CHARACTERS, line, shorten
+from worker.mail.media_types import UNKNOWN_TYPE, extension_of, media_type_of
 from worker.mail.names import snake_case
 
 #: Of all attachments of a mail together, before base64 makes a third more of them.
@@ -28,33 +28,8 @@ _KEYS = (
     " contentTransferEncoding raw headers httpHeaders url"
 ).split()
 _KNOWN_KEYS = frozenset((*_KEYS, *map(snake_case, _KEYS), *_HARMLESS_KEYS))
-_UNKNOWN_TYPE = "application/octet-stream"
 #: Shorter words of a file of unknown type may be plain ones that happen to be base64.
 _SURELY_BASE64 = 64
-# Python's own list alone, which is the same on each host; and what it lacks.
-_TYPES = mimetypes.MimeTypes()
-for _extension_of, _type in {
-    ".7z": "application/x-7z-compressed",
-    ".avif": "image/avif",
-    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".gz": "application/gzip",
-    ".heic": "image/heic",
-    ".ics": "text/calendar",
-    ".log": "text/plain",
-    ".md": "text/markdown",
-    ".odp": "application/vnd.oasis.opendocument.presentation",
-    ".ods": "application/vnd.oasis.opendocument.spreadsheet",
-    ".odt": "application/vnd.oasis.opendocument.text",
-    ".pkpass": "application/vnd.apple.pkpass",
-    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    ".rtf": "application/rtf",
-    ".vcf": "text/vcard",
-    ".webp": "image/webp",
-    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    ".yaml": "text/yaml",
-    ".yml": "text/yaml",
-}.items():
-    _TYPES.add_type(_type, _extension_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +138,7 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     where = next((_text(file, key, name, MOST_URL_CHARACTERS) for key in ("href", "url", "path") if file.get(key)), "")
     url, content = "", b""
     if file.get("content") is not None:
-        guessed = media_type or _guess(filename)
+        guessed = media_type or media_type_of(filename)
         encoding = _text(file, "encoding", name)
         content = _content(file["content"], encoding, f"{name}.content", guessed)
         if isinstance(file["content"], str) and _is_utf8(encoding) and not content.isascii():
@@ -183,8 +158,8 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     else:
         raise InvalidJob(f"{name} has neither content nor an https:// address in href")
     if file.get("filename") is not False:
-        filename = filename or f"attachment-{number + 1}{_extension(media_type)}"
-    media_type = media_type or _guess(filename)
+        filename = filename or f"attachment-{number + 1}{extension_of(media_type)}"
+    media_type = media_type or media_type_of(filename)
     # Pictures within the HTML, and mails, are shown; other files are there to be opened.
     shown = (cid and media_type.lower().startswith("image/")) or media_type.lower() == "message/rfc822"
     disposition = disposition or ("inline" if shown else "attachment")
@@ -259,17 +234,9 @@ def _with_charset(media_type: str) -> str:
 
 def _text_or_base64(value: str, name: str, media_type: str) -> bytes:
     """Resend's and SendGrid's clients queue base64 and don't say so; a picture or PDF is never plain letters."""
-    if not _TEXT_TYPES.match(media_type) and (media_type != _UNKNOWN_TYPE or len(value) >= _SURELY_BASE64):
+    if not _TEXT_TYPES.match(media_type) and (media_type != UNKNOWN_TYPE or len(value) >= _SURELY_BASE64):
         try:
             return read_base64(value, name)
         except InvalidJob:
             pass
     return value.encode("utf-8", "replace")
-
-
-def _guess(filename: str) -> str:
-    return _TYPES.guess_type(filename)[0] or _UNKNOWN_TYPE
-
-
-def _extension(media_type: str) -> str:
-    return _TYPES.guess_extension(media_type.partition(";")[0].strip().lower()) or ".bin"
