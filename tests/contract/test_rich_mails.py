@@ -5,6 +5,7 @@ from email.utils import getaddresses
 import pytest
 
 from tests.contract.peers import PEERS, Peer, SmtpPeer
+from worker.errors import AccountRefused
 from worker.mail.jobs import parse_job
 from worker.mail.message import Mail, build_mail
 from worker.mail.outcomes import Failed, Retry, Sent
@@ -97,6 +98,18 @@ async def test_who_is_refused_for_now_makes_it_wait_for_all(transport: Transport
     peer.server.recipients = {}
     assert isinstance(await transport.send(mail(), claim), Sent)
     assert peer.server.connections == 1
+
+
+@pytest.mark.parametrize("peer", ["smtp", "smtp pipelined"], indirect=True)
+async def test_what_is_the_accounts_matter_leaves_nobody_out(transport: Transport, peer: SmtpPeer) -> None:
+    peer.server.recipients = {"bob@example.org": "550 5.4.5 Daily user sending limit exceeded"}
+    with pytest.raises(AccountRefused):
+        await transport.send(mail(), claim)
+    assert peer.arrived() == []
+    peer.server.recipients = {"carol@example.org": "452 4.5.3 Too many recipients"}
+    outcome = await transport.send(mail(), claim)
+    assert isinstance(outcome, Failed)
+    assert "queue a job for each of its 4 recipients" in outcome.reason
 
 
 @pytest.mark.parametrize("peer", ["smtp", "smtp pipelined"], indirect=True)

@@ -41,12 +41,30 @@ PIECES = st.sampled_from(
         "<template>§</template><noscript>§</noscript>",
         "<plaintext>§",
         "<script>if (1 < §) {}</script>",
+        "<script><!-- <script> §></script> hidden</script> t",
+        "<svg><![CDATA[ §> B ]]></svg>",
         "<p>words that are the same",
         "\n\n",
     ]
 )
 WORDS = st.sampled_from(
-    ["Ann", "Bob", "Ann Marie", "O'Brien", "a b", "1", "39", "amp", "hidden", "p", "br", "http://a.example", "https:"]
+    [
+        "Ann",
+        "Bob",
+        "Ann Marie",
+        "O'Brien",
+        "a b",
+        "1",
+        "39",
+        "amp",
+        "hidden",
+        "p",
+        "br",
+        "http://a.example",
+        "https:",
+        "--",
+        "]]",
+    ]
 )
 VALUES = WORDS | st.text(
     st.sampled_from("ab &;<>\"'=/-!#1\xa0\u2028\ue000\ue001\x0c\n") | st.characters(codec="utf-8"), max_size=6

@@ -1,5 +1,7 @@
 """The forms in which public apps queue mails, and what the worker makes of each (docs/jobs.md)."""
 
+import contextlib
+import time
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
@@ -157,6 +159,8 @@ def test_a_placeholder_for_nothing_is_refused(value: object) -> None:
         ({"filename": "a.pdf", "content": "Wm8="}, "a.pdf", "application/pdf", b"Zo"),
         ({"filename": "a.pdf", "content": "no base64!"}, "a.pdf", "application/pdf", b"no base64!"),
         ({"filename": "a.tar.gz", "content": "Wm8="}, "a.tar.gz", "application/gzip", b"Zo"),
+        ({"filename": "a.csv", "content": "YSxi", "type": "text/csv"}, "a.csv", "text/csv", b"a,b"),
+        ({"filename": "a.tex", "content": "Hello World"}, "a.tex", "application/x-tex", b"Hello World"),
         ({"filename": "LICENSE", "content": "test"}, "LICENSE", "application/octet-stream", b"test"),
         ({"filename": "a", "content": {"type": "Buffer", "data": [90, 111]}}, "a", "application/octet-stream", b"Zo"),
         ({"content": "Wm8", "type": "image/png", "disposition": "inline"}, "attachment-1.png", "image/png", b"Zo"),
@@ -215,6 +219,16 @@ def test_attachments(file: dict[str, Any], filename: str, content_type: str, con
         ({"list": "x"}, "list is a str"),
         ({"tags": [""]}, "tags holds an empty one"),
         ({"to": {"name": "x"}}, "to.address is a NoneType"),
+        (
+            {"headers": {"X-A": {"prepared": True, "value": "=?utf-8?q?a=0D=0ABcc:_b@x.example?="}}},
+            "holds a line break",
+        ),
+        ({"headers": {"X-A": {"prepared": True, "value": "=?foo?q?a?="}}}, "isn't encoded as RFC 2047"),
+        ({"headers": {"X-A": {"prepared": True, "value": "=?utf-8?q?=FF?="}}}, "isn't encoded as RFC 2047"),
+        ({"headers": {"X-A": {"prepared": True, "value": "=?utf-8?b?a?="}}}, "isn't encoded as RFC 2047"),
+        ({"attachments": [{"path": "data:text/plainé,abc"}]}, "isn't a media type"),
+        ({"recipient-variables": {"a": 1}}, "recipient-variables can't be sent: queue a job for each"),
+        ({"isMultiple": True}, "isMultiple can't be sent"),
         ({"campaignId": 1, "subscriberId": 1, "cc": "b@x.example"}, "cc is set, but a campaign's mail"),
     ],
     ids=str,
@@ -427,3 +441,55 @@ def test_a_file_anywhere_else_is_refused(url: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         parse_job({**LEAST, "attachments": [{"path": url}]}, HOSTS)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"to": None, "from": {"email": "news@acme.example"}, "subject": "S", "html": "x"},
+        {"to": "", "replyTo": {"email": "support@acme.example", "subject": "S"}},
+        {"email": None, "createdBy": {"email": "admin@acme.example", "text": "bio"}},
+        {"subject": "S", "html": "x", "user": {"email": "ann@example.org", "subject": "Maths"}},
+        {"vars": {"email": "friend@example.org", "text": "t"}},
+        {"subject": "S", "text": "x", "createdBy": {"email": "admin@acme.example"}},
+    ],
+    ids=str,
+)
+def test_people_who_stand_in_a_job_besides_get_no_mail(raw: dict[str, Any]) -> None:
+    with pytest.raises(InvalidJob, match="missing"):
+        parse_job(raw, DEFAULTS)
+
+
+def test_a_fetched_files_name_is_no_header() -> None:
+    url = "https://files.example.com/a%0D%0AContent-Type:%20text%2Fhtml%0D%0A%0D%0A%3Cb%3E.pdf"
+    found = parse_job({**LEAST, "attachments": [{"path": url}]}, HOSTS)
+    assert "\n" not in found.attachments[0].filename
+    assert [part.get_content_type() for part in read(found).walk()][1:] == ["text/plain", "application/pdf"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"from": "<" + " " * 9_000 + "x"},
+        {"to": '\\"' * 9_000 + ","},
+        {"to": "@" * 15_000 + "<a@b.example>"},
+        {"body": "<p " * 1_000_000},
+        {"headers": [[[[]]]]},
+    ],
+    ids=["blanks", "quotes", "signs", "tags", "lists"],
+)
+def test_hostile_values_end_soon(change: dict[str, Any]) -> None:
+    began = time.process_time()
+    with contextlib.suppress(InvalidJob):
+        parse_job({"to": "ann@example.org", **change}, DEFAULTS)
+    # Of seconds and minutes before.
+    assert time.process_time() - began < 2
+
+
+def test_the_queues_name_for_a_job_is_nobodys() -> None:
+    raw = {"name": "send-email", "data": {"to": "ann@example.org", "html": "Hello {{name}}"}}
+    assert parse_job(raw, Defaults(DEFAULTS.sender, placeholders="name")).html == "Hello Subscriber"
+
+
+def test_a_name_goes_with_an_author_who_has_none() -> None:
+    assert job(**{"from": "news@acme.example", "fromName": "Acme"}).sender == Address("Acme", "news@acme.example")

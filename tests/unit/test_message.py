@@ -1,11 +1,13 @@
 """Mails: read back with the standard library's parser, which the builder doesn't use."""
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -141,6 +143,13 @@ def test_hostile_html_ends_soon() -> None:
     assert text_from_html("<p>x &amp; <b" * 400_000 + "<<<").startswith("x & <b x & <b")
     assert text_from_html("<script>alert(1)</script><style>p{}</style>") == "\n"
     assert text_from_html("<ul><li>one<li>two</ul><p>a<br>b") == "- one\n- two\n\na\nb\n"
+
+
+@pytest.mark.parametrize("piece", ["<p><b c={}>", '<p><font color="#{}">'])
+def test_html_that_a_parser_would_multiply_is_read_without_one(piece: str) -> None:
+    began = time.process_time()
+    assert text_from_html("".join(piece.format(number) for number in range(3_000)) + "end").endswith("end\n")
+    assert time.process_time() - began < 1
 
 
 def test_an_address_shows_its_domain() -> None:

@@ -59,7 +59,7 @@ def test_an_apps_own_names_count(environment: Path, capsys: pytest.CaptureFixtur
     assert "userEmail" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["email", "email=", "nonsense=a", "email=a b", "email=a,to=b"])
+@pytest.mark.parametrize("value", ["email", "email=", "nonsense=a", "email=a b", "email=a,to=b", "html=text"])
 def test_names_that_are_none_are_a_mistake(value: str, environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     environment.write_text(f"MAIL_FIELDS={value}\n")
     assert main(["preview", "jobs.jsonl"]) == 2

@@ -152,3 +152,22 @@ def test_whatever_stands_in_the_words_stays_text(words: dict[str, Any]) -> None:
 
 def test_what_a_template_needs_is_told() -> None:
     assert SPRING.variables == ("name", "user.city", "token")
+
+
+def test_a_link_that_begins_with_a_place_is_in_the_text() -> None:
+    template = read_template("t", {"html": '<p>Hello, <a href="{{url}}">reset</a></p>'})
+    raw = {"to": "a@x.example", "templateId": "t", "vars": {"url": "https://app.example/reset?x=1"}}
+    found = parse_job(raw, DEFAULTS, lambda _: template)
+    assert build_mail(found, "id").text == "Hello, reset (https://app.example/reset?x=1)\n"
+
+
+def test_a_place_that_the_html_hides_isnt_asked_for() -> None:
+    template = read_template("t", {"html": "<p>&#123;&#123;code}}</p>"})
+    found = parse_job({"to": "a@x.example", "templateId": "t"}, DEFAULTS, lambda _: template)
+    assert build_mail(found, "id").text == "{{code}}\n"
+
+
+def test_a_message_beside_a_template_is_one_of_its_words() -> None:
+    template = read_template("contact", {"html": "<p>From the form: {{message}}"})
+    raw = {"to": "a@x.example", "templateId": "contact", "message": "my question"}
+    assert parse_job(raw, DEFAULTS, lambda _: template).html == "<p>From the form: my question"

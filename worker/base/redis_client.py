@@ -227,8 +227,15 @@ def script(*names: str) -> str:
 
 def _id_names() -> str:
     """For lua/ids.lua."""
-    lists = {"CAMPAIGN": "campaignId", "SUBSCRIBER": "subscriberId", "RECIPIENT": "to"}
-    return "".join(
-        f"local {name}_NAMES = {{ {', '.join(repr(spelling) for spelling in field_names().of(field))} }}\n"
-        for name, field in lists.items()
+    names = field_names()
+    lists = {
+        "CAMPAIGN": names.of("campaignId"),
+        "SUBSCRIBER": names.of("subscriberId"),
+        "RECIPIENT": names.of("to"),
+        "TEXT": names.texts,
+        "CONTENT": names.contents,
+    }
+    no_wrappers = ", ".join(f"[{name!r}] = true" for name in sorted(names.no_wrappers))
+    return f"local NO_WRAPPERS = {{ {no_wrappers} }}\n" + "".join(
+        f"local {name}_NAMES = {{ {', '.join(map(repr, spellings))} }}\n" for name, spellings in lists.items()
     )

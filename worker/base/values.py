@@ -119,6 +119,8 @@ class Values:
                     " docs/jobs.md in front of each =",
                     name,
                 )
+            elif (other := FieldNames().known(theirs)) is not None and other[0] != known[0]:
+                self._mistake(f"{name} calls {known[0]} {theirs}, but that is a name for {other[0]} already", name)
             elif known[0] in own:
                 self._mistake(f"{name} names {known[0]} twice", name)
             else:

@@ -1,6 +1,6 @@
 -- What a job's campaign and subscriber are, as worker/mail/shape.py reads them: tests/vectors/ids.json holds both to it.
 -- Stands in front of each script that looks into jobs, behind the names of worker/mail/names.py: CAMPAIGN_NAMES,
--- SUBSCRIBER_NAMES, RECIPIENT_NAMES.
+-- SUBSCRIBER_NAMES, RECIPIENT_NAMES, TEXT_NAMES, CONTENT_NAMES, NO_WRAPPERS.
 local MAX_ID_CHARACTERS = 200
 local LARGEST_WHOLE = 9007199254740992
 
@@ -75,12 +75,37 @@ local function has_recipient(fields)
   return false
 end
 
--- Where the mail's fields are, in their order: in the only object that has a recipient, if the job itself has none.
+local function is_object(value)
+  return type(value) == 'table' and value[1] == nil and next(value) ~= nil
+end
+
+local function has_any(fields, names, but_for_objects)
+  for _, name in ipairs(names) do
+    if not is_empty(fields[name]) and not (but_for_objects and is_object(fields[name])) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Whether the job names a recipient, be it nobody.
+local function names_recipient(job)
+  for _, name in ipairs(RECIPIENT_NAMES) do
+    local value = job[name]
+    if value ~= nil and not (is_object(value) and not address_in(value)) then
+      return true
+    end
+  end
+  return false
+end
+
+-- Where the mail's fields are, in their order: in the only object that has a recipient and a content, if the job itself
+-- names no recipient and has no text.
 local function parts_of(job)
-  if not has_recipient(job) then
+  if not names_recipient(job) and not has_any(job, TEXT_NAMES, true) then
     local wrapped, several = nil, false
-    for _, value in pairs(job) do
-      if type(value) == 'table' and has_recipient(value) then
+    for name, value in pairs(job) do
+      if is_object(value) and not NO_WRAPPERS[name] and has_recipient(value) and has_any(value, CONTENT_NAMES) then
         wrapped, several = value, wrapped ~= nil
       end
     end
@@ -118,7 +143,7 @@ local function address_id(fields)
   if type(value) == 'table' then
     value = address_in(value)
   elseif type(value) == 'string' then
-    local text = string.match(value, '^[ \t-\r]*(.-)[ \t-\r]*$')
+    local text = string.match(value, '^[ \t-\r,;]*(.-)[ \t-\r,;]*$')
     value = string.match(text, '<([^<>]*)>$') or string.match(text, '^([^ \t-\r()]+)[ \t-\r]+%(') or text
   end
   if type(value) ~= 'string' then

@@ -16,7 +16,7 @@ _LONGEST_ENTRY = 1_000
 
 # Python's own reader drops blanks and comments inside an address, which makes another one of it. Nothing is dropped
 # here: an address stands in the value as it's used.
-_NAME_AND_ADDRESS = re.compile(r"(?P<name>.*)<\s*(?P<email>[^<>]*?)\s*>")
+_NAME_AND_ADDRESS = re.compile(r"(?P<name>.*)<(?P<email>[^<>]*)>")
 _ADDRESS_AND_COMMENT = re.compile(r"(?P<email>\S+)\s+\((?P<name>[^()<>@]*)\)")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 # Whatever is quoted, or runs up to the next comma, semicolon or quote.
@@ -73,12 +73,14 @@ def parse_addresses(value: object, field: str) -> tuple[Address, ...]:
 
 
 def _parse_list(value: str, field: str) -> list[Address]:
-    if not re.search("[,;]", value):
-        return [_parse_address(value, field)]
-    try:
-        return [_parse_address(value, field)]
-    except InvalidJob:
-        pass
+    if not re.search("[,;]", value) or len(value) <= _LONGEST_ENTRY:
+        try:
+            return [_parse_address(value, field)]
+        except InvalidJob:
+            if not re.search("[,;]", value):
+                raise
+    if value.count('"') > 4 * MAX_ADDRESSES:
+        raise InvalidJob(f"{field} isn't a list of mail addresses: {shorten(value)}")
     addresses: list[Address] = []
     pending = ""
     for piece in (*_PIECE.findall(value), ","):
@@ -108,9 +110,9 @@ def _parse_address(value: str, field: str) -> Address:
     name = found["name"].strip()
     if quoted := _QUOTED.fullmatch(name):
         name = re.sub(r"\\(.)", r"\1", quoted[1])
-    elif re.search(r"[<>]|@.*[,;]|[,;].*@", name):
+    elif re.search(r"[<>]", name) or ("@" in name and re.search("[,;]", name)):
         raise _not_one(value, field)  # A list of several.
-    return _address(name, found["email"], field, value)
+    return _address(name, found["email"].strip(), field, value)
 
 
 def _address(name: str, email: str, field: str, value: object) -> Address:

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from selectolax.lexbor import LexborHTMLParser
 
-from worker.mail.text import MAX_TAGS, text_from_html
+from worker.mail.text import is_heavy, text_from_html
 
 #: Longer bodies are read one by one.
 MAX_KEPT_CHARACTERS = 100_000
@@ -135,7 +135,8 @@ def _pattern(words: list[str], places: list[int]) -> _Pattern | None:
     if any("\ue000" in literal or "\ue001" in literal for literal in literals):
         return None
     html = literals[0] + "".join(_PLACE.format(number) + literal for number, literal in enumerate(literals[1:]))
-    if html.count("<") > MAX_TAGS:
+    # What ends a comment in a script, or a section of XML, may be any words.
+    if is_heavy(html) or "<![CDATA[" in html or ("<!--" in html and "<script" in html.lower()):
         return None
     fits = _fits(html)
     return _Pattern(literals, fits, text_from_html(html)) if len(fits) == len(literals) - 1 else None

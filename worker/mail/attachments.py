@@ -14,12 +14,16 @@ from worker.mail.names import snake_case
 #: Of all attachments of a mail together, before base64 makes a third more of them.
 MAX_ATTACHED_BYTES = 7_000_000
 MAX_ATTACHMENTS = 100
+MAX_NAME_CHARACTERS = 255
+MAX_TYPE_CHARACTERS = 200
+MAX_HREF_CHARACTERS = 2_000
 #: A data URL holds the whole file.
 MOST_URL_CHARACTERS = 10_000_000
 #: What apps tell of a file besides, and a reader doesn't see.
 _HARMLESS_KEYS = frozenset("size checksum mimetype mimeType fieldname originalname id key lastModified related".split())
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;\s*[\w.+-]+=(\"[^\"\\\r\n]*\"|[^\s;\"]+))*")
 _CID = re.compile(r"[!#-;=?-~]{1,200}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METHODS = ("PUBLISH", "REQUEST", "REPLY", "ADD", "CANCEL", "REFRESH", "COUNTER", "DECLINECOUNTER")
 _TEXT_TYPES = re.compile(r"text/|application/(json|xml|javascript|x-sh|yaml|rtf|sql|x-ndjson)|.*\+(xml|json)")
 #: What is told of each: in camelCase or in snake_case.
@@ -139,7 +143,7 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     url, content = "", b""
     if file.get("content") is not None:
         guessed = media_type or media_type_of(filename)
-        encoding = _text(file, "encoding", name)
+        encoding = _text(file, "encoding", name) or ("base64" if _is_sendgrids(file) else "")
         content = _content(file["content"], encoding, f"{name}.content", guessed)
         if isinstance(file["content"], str) and _is_utf8(encoding) and not content.isascii():
             media_type = _with_charset(guessed)
@@ -149,21 +153,29 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
             media_type, content = media_type or data[0], data[1]
         elif where.lower().startswith("https://"):
             url = _allowed(where, name, hosts)
-            filename = filename or unquote(urlsplit(where).path.rpartition("/")[2])
+            filename = filename or _name_in(where)
         else:
             raise InvalidJob(
                 f"{name}.path can't be sent: the worker has no files of the app's: queue the file's content, or an"
-                f" https:// address: {shorten(where)}"
+                f" https:// address: {shorten(where.partition('?')[0])}"
             )
     else:
         raise InvalidJob(f"{name} has neither content nor an https:// address in href")
     if file.get("filename") is not False:
         filename = filename or f"attachment-{number + 1}{extension_of(media_type)}"
     media_type = media_type or media_type_of(filename)
+    # A data URL's own type has been looked at by nobody.
+    if not _MEDIA_TYPE.fullmatch(media_type) or len(media_type) > MAX_TYPE_CHARACTERS or not media_type.isascii():
+        raise InvalidJob(f"{name} has a type that isn't a media type like application/pdf: {shorten(media_type)}")
     # Pictures within the HTML, and mails, are shown; other files are there to be opened.
     shown = (cid and media_type.lower().startswith("image/")) or media_type.lower() == "message/rfc822"
     disposition = disposition or ("inline" if shown else "attachment")
     return Attachment(filename, media_type, content, cid, inline=disposition.lower() == "inline", url=url)
+
+
+def _name_in(url: str) -> str:
+    # Whoever named the file may have put line breaks into it.
+    return _CONTROL.sub("", unquote(urlsplit(url).path.rpartition("/")[2]))[:MAX_NAME_CHARACTERS]
 
 
 def _allowed(url: str, name: str, hosts: Collection[str]) -> str:
@@ -172,7 +184,8 @@ def _allowed(url: str, name: str, hosts: Collection[str]) -> str:
         host, port = (parts.hostname or "").lower(), parts.port
     except ValueError:
         host, port = "", None
-    if not host or port not in (None, 443) or parts.username is not None or not url.isascii():
+    plain = len(url) <= MAX_HREF_CHARACTERS and url.isascii()
+    if not plain or not host or port not in (None, 443) or parts.username is not None:
         raise InvalidJob(f"{name}.href isn't a plain https:// address, without a user, a password and a port")
     if not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in hosts):
         raise InvalidJob(
@@ -222,6 +235,19 @@ def _content(value: object, encoding: str, name: str, media_type: str) -> bytes:
             raise InvalidJob(f"{name} has an encoding that nobody knows: {shorten(encoding)}")
 
 
+def _is_sendgrids(file: Mapping[str, object]) -> bool:
+    """Its clients queue base64 alone, and don't say so."""
+    told = any(file.get(key) is not None for key in ("type", "disposition", "contentId"))
+    content = file.get("content")
+    if not told or file.get("contentType") is not None or not isinstance(content, str):
+        return False
+    try:
+        read_base64(content, "content")
+    except InvalidJob:
+        return False
+    return " " not in content
+
+
 def _is_utf8(encoding: str) -> bool:
     return encoding.lower().replace("-", "") in ("", "ascii", "utf8")
 
@@ -234,7 +260,9 @@ def _with_charset(media_type: str) -> str:
 
 def _text_or_base64(value: str, name: str, media_type: str) -> bytes:
     """Resend's and SendGrid's clients queue base64 and don't say so; a picture or PDF is never plain letters."""
-    if not _TEXT_TYPES.match(media_type) and (media_type != UNKNOWN_TYPE or len(value) >= _SURELY_BASE64):
+    # Words have blanks between them.
+    letters = " " not in value and (media_type != UNKNOWN_TYPE or len(value) >= _SURELY_BASE64)
+    if letters and not _TEXT_TYPES.match(media_type):
         try:
             return read_base64(value, name)
         except InvalidJob:

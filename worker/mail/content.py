@@ -11,6 +11,8 @@ from worker.mail.buffers import is_buffer, read_buffer
 from worker.mail.fields import shorten, without_surrogates
 
 MAX_BODY_CHARACTERS = 10_000_000
+#: In so many characters at its beginning a text shows whether it's HTML.
+LOOKED_AT_CHARACTERS = 100_000
 #: Instead of a subscriber's name that is missing, as the web app's own cron has it.
 NAMELESS = "Subscriber"
 
@@ -51,7 +53,7 @@ def read_texts(fields: Mapping[str, object]) -> tuple[str, str]:
             html, text = _parts(body, html, text)
         else:
             words = read_text(body, "body")
-            if _HTML.search(words):
+            if _HTML.search(words, 0, LOOKED_AT_CHARACTERS):
                 html = html or words
             else:
                 text = text or words
@@ -148,6 +150,16 @@ def _words(data: Mapping[str, object], path: str) -> str:
     if words is None:
         raise InvalidJob(f"{{{{{path}}}}} stands in the mail, but the job has no {path} with a text or a number")
     return words
+
+
+def check_length(content: Content) -> None:
+    """Asks whether a mail may be so long, once its places are filled.
+
+    Raises:
+        InvalidJob: it mayn't.
+    """
+    if (longest := max(len(content.html), len(content.text))) > MAX_BODY_CHARACTERS:
+        raise InvalidJob(f"the mail has {longest:,} characters; at most {MAX_BODY_CHARACTERS:,} are sent")
 
 
 def word(data: Mapping[str, object], path: str) -> str | None:

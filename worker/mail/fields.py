@@ -37,5 +37,8 @@ def without_surrogates(text: str) -> str:
 
 def shorten(value: object) -> str:
     """A value as a sentence shows it."""
-    text = repr(value)
+    try:
+        text = repr(value[:200] if isinstance(value, str) else value)
+    except RecursionError:
+        return f"a deep {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}…"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.utils import quote
 
@@ -128,12 +129,20 @@ def _field_text(value: object, name: str) -> str:
     if isinstance(value, dict) and "value" in value:
         text = _field_text(value["value"], name)
         # Whoever prepared it has encoded it.
-        return str(make_header(decode_header(text))) if value.get("prepared") and "=?" in text else text
+        return _decoded(text, name) if value.get("prepared") and "=?" in text else text
     if value is None or value is False:
         return ""
     if value is True:
         return "true"
     return line(str(value) if _is_number(value) else value, name)
+
+
+def _decoded(text: str, name: str) -> str:
+    try:
+        # What was hidden in it mustn't be another line.
+        return line(str(make_header(decode_header(text))), name)
+    except (LookupError, ValueError, HeaderParseError):
+        raise InvalidJob(f"{name} isn't encoded as RFC 2047 has it: {shorten(text)}") from None
 
 
 def _is_number(value: object) -> bool:

@@ -127,7 +127,7 @@ def template_of(raw: object) -> str:
     if not any(name in part for part in parts if isinstance(part, dict) for name in names):
         return ""
     try:
-        return _template_name(read_shape(raw).fields)
+        return _template_name(read_shape(raw))
     except InvalidJob:
         return ""
 
@@ -141,8 +141,11 @@ def _unsent(shape: Shape, used: set[str]) -> tuple[str, ...]:
     return tuple(unsent)
 
 
-def _template_name(fields: Mapping[str, object]) -> str:
-    if "templateId" not in fields or any(name in fields for name in ("html", "text", "body")):
+def _template_name(shape: Shape) -> str:
+    fields = shape.fields
+    # A `message` beside a template's name is one of its words.
+    words = shape.names.get("body", "").rpartition(".")[2] == "message"
+    if "templateId" not in fields or "html" in fields or "text" in fields or ("body" in fields and not words):
         return ""
     value = fields["templateId"]
     return line(str(value) if isinstance(value, int) else value, "templateId")
@@ -151,7 +154,7 @@ def _template_name(fields: Mapping[str, object]) -> str:
 def _content(shape: Shape, defaults: Defaults, find: FindTemplate, used: set[str]) -> Content:
     fields = shape.fields
     subject = line(fields.get("subject", ""), "subject")
-    if name := _template_name(fields):
+    if name := _template_name(shape):
         content = find(name).fill(_words(shape), used, makes_text=defaults.makes_text)
         return replace(content, subject=subject or content.subject)
     content = Content(subject, *read_texts(fields))
@@ -162,7 +165,12 @@ def _content(shape: Shape, defaults: Defaults, find: FindTemplate, used: set[str
 
 def _words(shape: Shape) -> dict[str, object]:
     own = shape.fields.get("vars")
-    return {**shape.data, **own} if isinstance(own, dict) else shape.data
+    words = {**shape.data, **own} if isinstance(own, dict) else shape.data
+    # In the app's own name for it; and one that is there is as good as a `name`.
+    if (name := shape.fields.get("subscriberName")) is not None:
+        words["subscriberName"] = name
+        words.setdefault("name", name)
+    return words
 
 
 def redirected(job: Job, address: Address) -> Job:
@@ -175,6 +183,8 @@ def redirected(job: Job, address: Address) -> Job:
 def _sender(fields: Mapping[str, object], defaults: Defaults) -> Address:
     try:
         sender = _mailbox(fields, "from")
+        if sender is not None and not sender.name and "fromName" in fields:
+            sender = Address(line(fields["fromName"], "fromName"), sender.email)
         if sender is None and "fromEmail" in fields:
             name = line(fields.get("fromName", ""), "fromName")
             sender = _mailbox(fields, "fromEmail")

@@ -22,7 +22,7 @@ NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "body": ("body", "content", "message"),
         "templateId": ("templateId", "template", "templateName"),
         "vars": ("vars", "variables", "templateData", "context", "data"),
-        "attachments": ("attachments",),
+        "attachments": ("attachments", "attachment"),
         "icalEvent": ("icalEvent",),
         "headers": ("headers",),
         "list": ("list",),
@@ -52,6 +52,10 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "auth": "the account is the worker's: see docs/configure.md",
         "react": "render it in the app, and queue the html",
         "personalizations": "queue a job for each",
+        "messageVersions": "queue a job for each",
+        "recipientVariables": "queue a job for each",
+        "recipient-variables": "queue a job for each",
+        "isMultiple": "queue a job for each, or they see each other",
         "dynamicTemplateData": "a provider's own templates aren't used: queue the html, or a template of the worker's",
     }
 )
@@ -64,6 +68,10 @@ HARMLESS = frozenset(
     " retryCount maxRetries".split()
 )
 
+#: An object that may hold the whole mail has one of these besides a recipient; a job that has them is the mail itself.
+TEXT_FIELDS = ("html", "text", "body", "templateId")
+#: These hold people or words, and never the mail.
+NO_WRAPPERS = ("from", "sender", "replyTo", "cc", "bcc", "headers", "list", "vars")
 #: What a value that names a recipient as an object has.
 ADDRESS_KEYS = ("address", "email")
 
@@ -94,6 +102,9 @@ class FieldNames:
             self._names[canonical] = both_spellings((*first, *names))
             for rank, name in enumerate(self._names[canonical]):
                 self.all.setdefault(name, (canonical, rank))
+        self.texts = tuple(name for field in TEXT_FIELDS for name in self._names[field])
+        self.contents = (*self._names["subject"], *self.texts)
+        self.no_wrappers = frozenset(name for field in NO_WRAPPERS for name in self._names[field]) - {"data"}
         self._refused = {spelling: name for name in REFUSED for spelling in both_spellings((name,))}
         self._harmless = frozenset(both_spellings(HARMLESS))
 

@@ -35,7 +35,9 @@ class Shape:
     @property
     def data(self) -> dict[str, object]:
         """All that a placeholder may stand for."""
-        return {name: value for part in reversed(self.parts) for name, value in part.items()}
+        # The name of a job that wraps a mail is the queue's.
+        inner, outer = self.parts[0], self.parts[1] if len(self.parts) > 1 else {}
+        return {**{name: value for name, value in outer.items() if name != "name"}, **inner}
 
 
 def read_shape(raw: object) -> Shape:
@@ -145,11 +147,29 @@ def _object(value: object) -> dict[str, object]:
 
 
 def _wrapper(job: Mapping[str, object], names: FieldNames) -> str | None:
-    """The only object that has a recipient, if the job itself has none."""
-    if _has_recipient(job, names):
+    """The only object that has a recipient and a content, if the job itself names no recipient and has no text. People
+    who stand in a job besides, such as its author, are no recipients."""
+    for name in names.of("to"):
+        value = job.get(name)
+        if name in job and not (isinstance(value, dict) and value and not _may_be_recipient(value)):
+            return None
+    if _has_any(job, names.texts, but_for_objects=True):
         return None
-    wrappers = [name for name, value in job.items() if _has_recipient(_object(value), names)]
+    wrappers = [
+        name
+        for name, value in job.items()
+        if isinstance(value, dict)
+        and name not in names.no_wrappers
+        and _has_recipient(value, names)
+        and _has_any(value, names.contents)
+    ]
     return wrappers[0] if len(wrappers) == 1 else None
+
+
+def _has_any(fields: Mapping[str, object], names: tuple[str, ...], *, but_for_objects: bool = False) -> bool:
+    return any(
+        fields.get(name) not in _EMPTY and not (but_for_objects and isinstance(fields[name], dict)) for name in names
+    )
 
 
 def _has_recipient(fields: Mapping[str, object], names: FieldNames) -> bool:
@@ -178,7 +198,7 @@ def _address_id(fields: Mapping[str, object], names: tuple[str, ...]) -> str | N
     if isinstance(value, dict):
         value = next((value[key] for key in ADDRESS_KEYS if isinstance(value.get(key), str) and value[key]), None)
     elif isinstance(value, str):
-        text = value.strip(_BLANKS)
+        text = value.strip(_BLANKS + ",;")
         found = _IN_BRACKETS.search(text) or _BEFORE_COMMENT.match(text)
         value = text if found is None else found[1]
     if not isinstance(value, str):

@@ -9,13 +9,14 @@ from functools import cached_property
 from html import escape
 
 from worker.errors import InvalidJob
-from worker.mail.content import Content, one_line, read_text, word
+from worker.mail.content import Content, check_length, one_line, read_text, word
 from worker.mail.fields import line
 
 MAX_NAME_CHARACTERS = 100
 _NAME = re.compile(r"[\w.@/-]+")
 # Three braces would be HTML that nobody escapes.
 _PLACEHOLDER = re.compile(r"(?<!\{)\{\{\s*([A-Za-z_][\w.]*)\s*\}\}(?!\})")
+_LINK_BEGINS = re.compile(r"""href\s*=\s*["']?\s*\{\{""", re.IGNORECASE)
 _BRACES = re.compile(r"\{\{.{0,40}", re.DOTALL)
 
 
@@ -46,7 +47,7 @@ class Template:
             InvalidJob: one is missing.
         """
         subject, html, text = self._pieces
-        if makes_text and not self.text:
+        if makes_text and not self.text and self._made_text is not None:
             text = self._made_text
 
         def filled(pieces: list[str], how: Callable[[str], str]) -> str:
@@ -56,7 +57,9 @@ class Template:
                 words[number] = how(self._word(data, words[number]))
             return "".join(words)
 
-        return Content(filled(subject, one_line).strip(), filled(html, escape), filled(text, str))
+        content = Content(filled(subject, one_line).strip(), filled(html, escape), filled(text, str))
+        check_length(content)
+        return content
 
     def _word(self, data: Mapping[str, object], path: str) -> str:
         found = word(data, path)
@@ -69,12 +72,16 @@ class Template:
         return _PLACEHOLDER.split(self.subject), _PLACEHOLDER.split(self.html), _PLACEHOLDER.split(self.text)
 
     @cached_property
-    def _made_text(self) -> list[str]:
+    def _made_text(self) -> list[str] | None:
+        """None where it must be made of each mail: a link that begins with a place shows itself then alone, and so
+        does a place that the HTML hides."""
         if not self.html:
             return [""]
         from worker.mail.text import text_from_html  # the HTML parser is for those who build mails
 
-        return _PLACEHOLDER.split(text_from_html(self.html))
+        made = _PLACEHOLDER.split(text_from_html(self.html))
+        hidden = set(made[1::2]) - set(self._pieces[1][1::2])
+        return None if hidden or _LINK_BEGINS.search(self.html) else made
 
 
 FindTemplate = Callable[[str], Template]

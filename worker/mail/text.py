@@ -16,13 +16,24 @@ _EDGES = {
 }
 #: Each tag takes 700 bytes and some microseconds: a million of them ended a process on a small host.
 MAX_TAGS = 20_000
+#: Of these a parser makes a copy in each paragraph that follows, until they are closed: 25 kB became a gigabyte.
+_FORMATTING = re.compile(r"<(/?)(?:a|b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(?=[\s/>])", re.IGNORECASE)
+MAX_OPEN = 100
 _TAG = re.compile(r"<[^<>]*>")
 _OTHERS = frozenset(("li", "td", "th", "br", "hr", "img", "a"))
 
 
+def is_heavy(html: str) -> bool:
+    """Whether a parser would take seconds, or hundreds of megabytes."""
+    if html.count("<") > MAX_TAGS:
+        return True
+    slashes = _FORMATTING.findall(html)
+    return len(slashes) > MAX_OPEN and slashes.count("") - slashes.count("/") > MAX_OPEN
+
+
 def text_from_html(html: str) -> str:
     """Words, links and list points of `html` as plain text; links as `words (https://…)`."""
-    if html.count("<") > MAX_TAGS:
+    if is_heavy(html):
         return " ".join(unescape(_TAG.sub(" ", html)).split()) + "\n"
     tree = LexborHTMLParser(html.replace(_BREAK, ""))
     tree.strip_tags(_INVISIBLE)

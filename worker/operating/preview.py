@@ -114,9 +114,9 @@ def _lines(shape: Shape, job: Job, mail: Mail) -> Iterator[str]:
         yield line("header", "headers", f"{name}: {value}")
     for file in job.attachments:
         shown = ", in the HTML" if file.cid else ""
-        size = (
-            f"fetched from {file.url.partition('?')[0]} when it leaves" if file.url else f"{len(file.content):,} bytes"
-        )
+        # Behind ? and # there may be a signature.
+        address = file.url.partition("?")[0].partition("#")[0]
+        size = f"fetched from {address} when it leaves" if file.url else f"{len(file.content):,} bytes"
         yield line(
             "attachment",
             "attachments",

@@ -5,10 +5,10 @@ import asyncio
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from worker.errors import InvalidJob
 from worker.mail.attachments import MAX_ATTACHED_BYTES, Attachment, check_size
-from worker.mail.fields import shorten
 from worker.mail.jobs import Job
 
 if TYPE_CHECKING:
@@ -83,9 +83,10 @@ class AttachmentFiles:
                     problem = f"it answers {answer.status_code}"
                     if answer.status_code < 500 and answer.status_code != 429:
                         break
-            except (httpx.HTTPError, TimeoutError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError) as error:
                 problem = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InvalidJob(f"an attachment can't be fetched from {_shown(url)}: {problem}")
+        # In the same words for each file there: by them a campaign's fault is told from one recipient's.
+        raise InvalidJob(f"an attachment can't be fetched from {_host(url)}: {problem}")
 
 
 async def _body(answer: "httpx.Response", url: str) -> bytes:
@@ -93,10 +94,9 @@ async def _body(answer: "httpx.Response", url: str) -> bytes:
     async for chunk in answer.aiter_bytes():
         data += chunk
         if len(data) > MAX_ATTACHED_BYTES:
-            raise InvalidJob(f"the attachment at {_shown(url)} has more than {MAX_ATTACHED_BYTES:,} bytes")
+            raise InvalidJob(f"an attachment at {_host(url)} has more than {MAX_ATTACHED_BYTES:,} bytes")
     return bytes(data)
 
 
-def _shown(url: str) -> str:
-    # Behind the ? there may be a signature.
-    return shorten(url.partition("?")[0])
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""

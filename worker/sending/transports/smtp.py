@@ -49,6 +49,8 @@ _CONNECTION_IS_FULL = re.compile(r"\b(per|this|the same) (smtp )?(connection|ses
 #: Postfix's reject_non_fqdn_helo_hostname, Exim's and others' own words: said of the recipient, but about our EHLO.
 _HELO = re.compile(r"\b(HELO|EHLO)\b", re.IGNORECASE)
 _BAD_SEQUENCE = 503
+#: RFC 5321, 4.5.3.1.10: it may take fewer at a time than a mail has.
+_TOO_MANY = re.compile(r"\btoo many recipients\b|\b4\.5\.3\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class SmtpTransport:
             case Refused(stage=stage, reply=reply):
                 if stage is not Stage.CONTENT and reply.code != _BAD_SEQUENCE and _HELO.search(reply.text):
                     return Hindered(self._server.dislikes_helo(str(reply)[:200], connection.session.helo_name))
+                if len(mail.recipients) > 1 and stage is Stage.RCPT and _TOO_MANY.search(reply.text):
+                    return Failed(f"{str(reply)[:200]}: queue a job for each of its {len(mail.recipients)} recipients")
                 return self._refusal(reply, stage)
             case Lost(stage=Stage.CONTENT, why=why):
                 reason = f"the connection was lost before the server's reply to the mail: {one_line(why)}"

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from worker.mail.outcomes import Stage
+from worker.mail.outcomes import Reply, Stage, classify_smtp
 
 MAX_REPLY_BYTES = 65_536
 #: Content is given in such blocks, so that it shows whether it leaves; most mails are one.
@@ -139,8 +139,8 @@ class SmtpSession(asyncio.Protocol):
         first_seconds: float = math.inf,
     ) -> Ending:
         """Gives the server one mail. Each reply is judged as it comes: what follows it, a hang-up for one, takes no
-        refusal back. Of several recipients those who are refused for good are left out; one who is refused for now ends
-        it for all, so that nobody gets it twice.
+        refusal back. Of several recipients those who are refused for good are left out; any other refusal, for now or
+        of the account, ends it for all, so that nobody gets it twice.
 
         Args:
             claim: asked just before the mail's commands if they go out together, otherwise just before DATA.
@@ -169,7 +169,8 @@ class SmtpSession(asyncio.Protocol):
             reply = await self._reply(seconds)
             if reply is None:
                 return Lost(stage, self._lost)
-            if stage is Stage.RCPT and reply.code >= 500 and len(refused) < len(rcpt_to) - 1:
+            hard = stage is Stage.RCPT and classify_smtp(reply.code, reply.text, stage) is Reply.HARD
+            if hard and len(refused) < len(rcpt_to) - 1:
                 refused.append((number - 1, reply))
                 continue
             if reply.code >= 400:
