@@ -65,7 +65,7 @@ class SmtpPeer:
     pipelining: bool
     idempotency: Idempotency | None = None
     server: SmtpServer = field(init=False)
-    step_seconds: StepSeconds = field(default_factory=lambda: StepSeconds(verdict=0.5))
+    step_seconds: StepSeconds = field(default_factory=lambda: StepSeconds(verdict=2.0))
 
     MANNERS = {  # noqa: RUF012  # nobody changes it
         "accept": {},
