@@ -169,11 +169,11 @@ class SmtpSession(asyncio.Protocol):
             reply = await self._reply(seconds)
             if reply is None:
                 return Lost(stage, self._lost)
-            hard = stage is Stage.RCPT and classify_smtp(reply.code, reply.text, stage) is Reply.HARD
-            if hard and len(refused) < len(rcpt_to) - 1:
-                refused.append((number - 1, reply))
-                continue
             if reply.code >= 400:
+                others = stage is Stage.RCPT and len(refused) < len(rcpt_to) - 1
+                if others and classify_smtp(reply.code, reply.text, stage) is Reply.HARD:
+                    refused.append((number - 1, reply))
+                    continue
                 refusal = Refused(stage, reply)
                 later = [stage for stage, _, _ in steps[number + 1 :]] if pipelining else ()
                 await self._clear_after(refusal, later)
