@@ -493,3 +493,9 @@ def test_the_queues_name_for_a_job_is_nobodys() -> None:
 
 def test_a_name_goes_with_an_author_who_has_none() -> None:
     assert job(**{"from": "news@acme.example", "fromName": "Acme"}).sender == Address("Acme", "news@acme.example")
+
+
+def test_filled_places_have_a_texts_limit_too() -> None:
+    raw = {**LEAST, "text": "{{words}}" * 200, "words": "x" * 60_000}
+    with pytest.raises(InvalidJob, match="the mail has 12,000,000 characters"):
+        parse_job(raw, PLACEHOLDERS)

@@ -1,5 +1,6 @@
 """Attachments as nodemailer, Resend's and SendGrid's clients have them, and nodemailer's calendar events."""
 
+import contextlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def read_event(value: object) -> CalendarEvent | None:
     if "path" in event or "href" in event:
         raise InvalidJob("icalEvent.path can't be sent: queue the event itself as icalEvent.content")
     encoding = _text(event, "encoding", "icalEvent")
-    content = _content(event.get("content"), encoding, "icalEvent.content", "text/calendar")
+    content = _content(event.get("content"), encoding, "icalEvent.content", may_be_base64=False)
     method = (_text(event, "method", "icalEvent") or "PUBLISH").upper()
     if method not in _METHODS:
         raise InvalidJob(f"icalEvent.method is {shorten(method)}, but must be one of {', '.join(_METHODS)} (RFC 5546)")
@@ -133,8 +134,6 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
             raise InvalidJob(f"{name}.{refused} can't be sent: queue the file's content, with a contentType and a cid")
     filename = "" if file.get("filename") is False else _text(file, "filename", name) or _text(file, "name", name)
     media_type = _text(file, "contentType", name) or _text(file, "type", name)
-    if media_type and not _MEDIA_TYPE.fullmatch(media_type):
-        raise InvalidJob(f"{name}.contentType isn't a media type like application/pdf: {shorten(media_type)}")
     cid = (_text(file, "cid", name) or _text(file, "contentId", name)).strip("<>")
     if cid and not _CID.fullmatch(cid):
         raise InvalidJob(f"{name}.cid isn't a content id like logo@example.com: {shorten(cid)}")
@@ -143,9 +142,9 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     url, content = "", b""
     if file.get("content") is not None:
         guessed = media_type or media_type_of(filename)
-        encoding = _text(file, "encoding", name) or ("base64" if _is_sendgrids(file) else "")
-        content = _content(file["content"], encoding, f"{name}.content", guessed)
-        if isinstance(file["content"], str) and _is_utf8(encoding) and not content.isascii():
+        encoding, words = _text(file, "encoding", name), file["content"]
+        content = _content(words, encoding, f"{name}.content", may_be_base64=_may_be_base64(file, guessed))
+        if isinstance(words, str) and not words.isascii() and _is_utf8(encoding):
             media_type = _with_charset(guessed)
     elif where:
         data = read_data_url(where, f"{name}.path")
@@ -164,9 +163,8 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     if file.get("filename") is not False:
         filename = filename or f"attachment-{number + 1}{extension_of(media_type)}"
     media_type = media_type or media_type_of(filename)
-    # A data URL's own type has been looked at by nobody.
     if not _MEDIA_TYPE.fullmatch(media_type) or len(media_type) > MAX_TYPE_CHARACTERS or not media_type.isascii():
-        raise InvalidJob(f"{name} has a type that isn't a media type like application/pdf: {shorten(media_type)}")
+        raise InvalidJob(f"{name}.contentType isn't a media type like application/pdf: {shorten(media_type)}")
     # Pictures within the HTML, and mails, are shown; other files are there to be opened.
     shown = (cid and media_type.lower().startswith("image/")) or media_type.lower() == "message/rfc822"
     disposition = disposition or ("inline" if shown else "attachment")
@@ -210,7 +208,7 @@ def _text(
     return "" if value is None or value is False else line(value, f"{name}.{key}", longest)
 
 
-def _content(value: object, encoding: str, name: str, media_type: str) -> bytes:
+def _content(value: object, encoding: str, name: str, *, may_be_base64: bool) -> bytes:
     if is_buffer(value):
         return read_buffer(value, name)
     if not isinstance(value, str):
@@ -230,22 +228,24 @@ def _content(value: object, encoding: str, name: str, media_type: str) -> bytes:
         case "utf16le" | "ucs2":
             return value.encode("utf-16-le", "replace")
         case "":
-            return _text_or_base64(value, name, media_type)
+            if may_be_base64:
+                with contextlib.suppress(InvalidJob):
+                    return read_base64(value, name)
+            return value.encode("utf-8", "replace")
         case _:
             raise InvalidJob(f"{name} has an encoding that nobody knows: {shorten(encoding)}")
 
 
-def _is_sendgrids(file: Mapping[str, object]) -> bool:
-    """Its clients queue base64 alone, and don't say so."""
-    told = any(file.get(key) is not None for key in ("type", "disposition", "contentId"))
-    content = file.get("content")
-    if not told or file.get("contentType") is not None or not isinstance(content, str):
+def _may_be_base64(file: Mapping[str, object], media_type: str) -> bool:
+    """Resend's and SendGrid's clients queue base64 and don't say so; a picture or PDF is never plain letters. By
+    SendGrid's own names it's nothing else."""
+    content = file["content"]
+    # Words have blanks between them.
+    if not isinstance(content, str) or " " in content:
         return False
-    try:
-        read_base64(content, "content")
-    except InvalidJob:
-        return False
-    return " " not in content
+    if "contentType" not in file and any(key in file for key in ("type", "disposition", "contentId")):
+        return True
+    return not _TEXT_TYPES.match(media_type) and (media_type != UNKNOWN_TYPE or len(content) >= _SURELY_BASE64)
 
 
 def _is_utf8(encoding: str) -> bool:
@@ -256,15 +256,3 @@ def _with_charset(media_type: str) -> str:
     """A text's reader would take it for ASCII, or guess."""
     known = not media_type.lower().startswith("text/") or "charset=" in media_type.lower()
     return media_type if known else f"{media_type}; charset=utf-8"
-
-
-def _text_or_base64(value: str, name: str, media_type: str) -> bytes:
-    """Resend's and SendGrid's clients queue base64 and don't say so; a picture or PDF is never plain letters."""
-    # Words have blanks between them.
-    letters = " " not in value and (media_type != UNKNOWN_TYPE or len(value) >= _SURELY_BASE64)
-    if letters and not _TEXT_TYPES.match(media_type):
-        try:
-            return read_base64(value, name)
-        except InvalidJob:
-            pass
-    return value.encode("utf-8", "replace")

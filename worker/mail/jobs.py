@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
 from worker.mail.addresses import Address, parse_address, parse_addresses
 from worker.mail.attachments import Attachment, CalendarEvent, read_attachments, read_event, unsent_keys
-from worker.mail.content import Content, Placeholders, fill, read_texts
+from worker.mail.content import Content, Placeholders, check_length, fill, read_texts
 from worker.mail.fields import line, shorten
 from worker.mail.job_headers import (
     Fields,
@@ -156,11 +156,13 @@ def _content(shape: Shape, defaults: Defaults, find: FindTemplate, used: set[str
     subject = line(fields.get("subject", ""), "subject")
     if name := _template_name(shape):
         content = find(name).fill(_words(shape), used, makes_text=defaults.makes_text)
-        return replace(content, subject=subject or content.subject)
-    content = Content(subject, *read_texts(fields))
-    if defaults.placeholders == "none" or "{{" not in f"{subject}{content.html}{content.text}":
-        return content
-    return fill(content, defaults.placeholders, _words(shape), used)
+        content = replace(content, subject=subject or content.subject)
+    else:
+        content = Content(subject, *read_texts(fields))
+        if defaults.placeholders != "none" and any("{{" in text for text in (subject, content.html, content.text)):
+            content = fill(content, defaults.placeholders, _words(shape), used)
+    check_length(content)
+    return content
 
 
 def _words(shape: Shape) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """A job's fields under the names that this project uses, whatever the app called them and wrapped them in; and whose
-mail it is. lua/ids.lua reads campaign and subscriber by the same rules: tests/vectors/ids.json holds both to them."""
+mail it is. lua/ids.lua reads campaign and subscriber by the same rules: ids.json and recipients.json in tests/vectors
+hold both to them."""
 
 import re
 from collections.abc import Mapping
@@ -89,7 +90,7 @@ def recipient_key(raw: object) -> tuple[str, str] | None:
     if not isinstance(raw, dict):
         return None
     names = field_names()
-    job = {name: value for name, value in raw.items() if isinstance(name, str)}
+    job = _object(raw)
     wrapper = _wrapper(job, names)
     parts = (job,) if wrapper is None else (_object(job[wrapper]), job)
     try:

@@ -9,7 +9,7 @@ from functools import cached_property
 from html import escape
 
 from worker.errors import InvalidJob
-from worker.mail.content import Content, check_length, one_line, read_text, word
+from worker.mail.content import Content, one_line, read_text, word
 from worker.mail.fields import line
 
 MAX_NAME_CHARACTERS = 100
@@ -57,9 +57,7 @@ class Template:
                 words[number] = how(self._word(data, words[number]))
             return "".join(words)
 
-        content = Content(filled(subject, one_line).strip(), filled(html, escape), filled(text, str))
-        check_length(content)
-        return content
+        return Content(filled(subject, one_line).strip(), filled(html, escape), filled(text, str))
 
     def _word(self, data: Mapping[str, object], path: str) -> str:
         found = word(data, path)
