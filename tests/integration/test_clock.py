@@ -9,7 +9,8 @@ from typing import Any
 
 import redis
 
-from tests.integration.consumers import BULLMQ, Consumer, MakeConsumer, die
+from testbed.app import App
+from tests.integration.consumers import BULLMQ, Consumer, MakeConsumer, add, die
 from worker.base import keys
 from worker.ledger.ledger import Entry, Verdict
 from worker.mail.outcomes import Sent
@@ -44,6 +45,24 @@ async def test_a_step_forward_kills_nobody(process: MakeConsumer, queue: redis.R
     await one.beat(dead_after_ms=None)
     beat = await two.beat(dead_after_ms=DEAD_AFTER_MS)
     assert (beat.dead, beat.steady) == (0, True)
+
+
+async def test_a_step_forward_takes_no_job_from_who_sends_its_mail(
+    app: App, process: MakeConsumer, queue: redis.Redis
+) -> None:
+    """It ends the locks of all jobs at once, and whoever beats first is who sweeps."""
+    add(app, 1)
+    one, two = process(), process()
+    [job] = await one.take()
+    await two.beat()
+    queue.delete(f"{BULLMQ}:{job.id}:lock")
+    step(queue, HOUR_MS)
+    queue.delete(f"{BULLMQ}:stalled-check")
+    await two.beat()
+    assert await two.take() == []
+    await one.beat()
+    await one.send(job)
+    assert app.counts("completed", "waiting") == {"completed": 1, "waiting": 0}
 
 
 async def test_after_a_step_back_mails_leave(process: MakeConsumer, queue: redis.Redis) -> None:

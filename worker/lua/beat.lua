@@ -91,6 +91,16 @@ local function renew_locks(process)
   end
 end
 
+-- Whether a living process has the job in hand: it renews its lock soon, however that ended, as by a step of the clock.
+local function in_hand(id)
+  for _, process in ipairs(redis.call('ZRANGE', ALIVE, 0, -1)) do
+    if redis.call('HEXISTS', taken_by(process), id) == 1 then
+      return true
+    end
+  end
+  return false
+end
+
 -- BullMQ's own sweep, which its workers do for each other: what stood in `active` without a lock in two sweeps goes back.
 local function sweep_stalled()
   if redis.call('EXISTS', QUEUE .. 'active') == 0
@@ -100,8 +110,8 @@ local function sweep_stalled()
   local stalled = QUEUE .. 'stalled'
   for _, id in ipairs(redis.call('SMEMBERS', stalled)) do
     local job = QUEUE .. id
-    if redis.call('EXISTS', job .. ':lock') == 0 and redis.call('LREM', QUEUE .. 'active', 1, id) > 0
-      and redis.call('EXISTS', job) == 1 then
+    if redis.call('EXISTS', job .. ':lock') == 0 and not in_hand(id)
+      and redis.call('LREM', QUEUE .. 'active', 1, id) > 0 and redis.call('EXISTS', job) == 1 then
       if redis.call('HINCRBY', job, 'stc', 1) > MAX_STALLED and redis.call('HEXISTS', job, 'rjk') == 0 then
         redis.call('HSET', job, 'defa', 'job stalled more than allowable limit')
       end
