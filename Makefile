@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: first-half second-half help setup image demo demo-shell demo-inbox demo-down test test-long lint unit integration e2e molecule test-down lock deploy rollback drain resume status verify retire
+.PHONY: lane-services lane-hosts lane-fleet help setup image demo demo-shell demo-inbox demo-down test test-long lint unit integration hosts e2e molecule test-down lock deploy rollback drain resume status verify retire
 
 PYTHON := .venv/bin/python
 # Molecule and ansible-lint look for Ansible there, and a user's PATH lacks iptables.
@@ -47,7 +47,7 @@ deploy rollback drain resume status verify retire:
 test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule
 	@testbed/bootstrap.sh lint containers
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory --jobs=2 first-half second-half
+	@$(MAKE) --no-print-directory --jobs=3 lane-services lane-hosts lane-fleet
 	@$(MAKE) --no-print-directory test-down
 	@echo "test: all passed"
 
@@ -74,18 +74,25 @@ lint:
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
 
-# Side by side: both wait more than they work. Within a half one after the other, whatever --jobs says.
-first-half:
+# Side by side: they wait more than they work. Within a lane one after the other, whatever --jobs says.
+lane-services:
 	@$(MAKE) --no-print-directory integration
 
-second-half:
+lane-hosts:
 	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory hosts
+
+lane-fleet:
 	@$(MAKE) --no-print-directory molecule
 	@$(MAKE) --no-print-directory e2e
 
 integration:
-	$(SUDO) $(PYTHON) -m testbed up test --services --vps 2
-	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/integration
+	$(SUDO) $(PYTHON) -m testbed up test --services
+	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider -m "not hosts" tests/integration
+
+hosts:
+	$(SUDO) $(PYTHON) -m testbed up hosts --services --vps 2
+	$(SUDO) env TESTBED_INSTANCE=hosts $(PYTHON) -m pytest -p no:cacheprovider -m hosts tests/integration
 
 e2e:
 	$(SUDO) $(PYTHON) -m testbed up chaos --services
@@ -95,7 +102,7 @@ molecule:
 	@for name in $(SCENARIOS); do $(SUDO) molecule test --scenario-name $$name || exit; done
 
 test-down: ## Remove everything that the tests started
-	@for name in test chaos bench molecule hardening deploy cluster redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
+	@for name in test hosts chaos bench molecule hardening deploy cluster redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
 
 lock: ## Write uv.lock and the hosts' hash-locked lists anew after a change in pyproject.toml
 	@testbed/lock.sh

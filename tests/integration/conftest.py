@@ -1,6 +1,8 @@
-"""The real services, and the worker's programs as processes of their own. `make integration` starts the services."""
+"""The real services, and the worker's programs as processes of their own. `make integration` and `make hosts` start the
+services."""
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -21,7 +23,8 @@ from worker.base.redis_client import CountingRedis, connect_async
 from worker.base.settings import Secret
 from worker.queue.producer import enqueue
 
-INSTANCE = "test"
+#: Of the test bed; the tests on hosts run beside the others, with services of their own.
+INSTANCE = os.environ.get("TESTBED_INSTANCE", "test")
 PROGRAMS = pytest.StashKey[Programs]()
 
 
@@ -32,6 +35,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed and (programs := item.stash.get(PROGRAMS, None)):
         report.sections.append(("the programs", programs.printed()))
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks those that need VPSes."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "instance" in item.fixturenames:
+            item.add_marker(pytest.mark.hosts)
 
 
 class MakeCampaign(Protocol):

@@ -37,6 +37,8 @@ from worker.operating.checks import check_bullmq, check_redis
 from worker.queue import bullmq
 from worker.queue.producer import enqueue
 
+pytestmark = pytest.mark.hosts
+
 HOST = "mail1"
 PATIENCE_SECONDS = 30.0
 NEVER_AGAIN = Retry(NoBackoff(), 0)
