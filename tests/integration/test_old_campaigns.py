@@ -108,7 +108,6 @@ def test_thousands_of_them_are_looked_through_in_parts(queue: redis.Redis, old: 
     assert said(queue) == set()
     calls: Any = queue.info("commandstats")
     assert calls["cmdstat_evalsha"]["calls"] > 20
-    assert calls["cmdstat_evalsha"]["usec_per_call"] < 20_000
 
 
 def test_counts_of_a_cancelled_campaign_end_too(queue: redis.Redis) -> None:
