@@ -21,8 +21,8 @@ def fill(queue: redis.Redis, key: str, fields: Mapping[str, str]) -> None:
 
 
 def slowest_ms(queue: redis.Redis, action: Callable[[], Any]) -> float:
-    """For how long Redis serves nobody else, at the most. The best of so many, since a host that has more to do takes the
-    processor away in the midst of a call; benchmarks/size.py measures."""
+    """For how long Redis serves nobody else, at the most. The best of so many, since a host that has more to do takes
+    the processor away in the midst of a call; benchmarks/size.py measures."""
     best = float("inf")
     for _ in range(TRIES):
         best = min(best, _slowest_ms(queue, action))

@@ -2,9 +2,12 @@
 
 import json
 import re
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,14 +27,24 @@ Play = Callable[..., "subprocess.CompletedProcess[str]"]
 def play(instance: Instance, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Play:
     """Runs access.yml with these extra variables; the role base once only."""
     skipped: list[str] = []
-    ports = {"firewall_worker_tcp_ports": [443, 6379, services.smtp_port]}  # as playbooks/group_vars wires them
+    # As playbooks/group_vars wires them.
+    wired = {
+        "firewall_worker_tcp_ports": [443, 6379, services.smtp_port],
+        "access_open_port_command": (
+            "nft add element inet host_firewall ssh_ports '{ {{ access_ssh_port }} timeout 10m }'"
+        ),
+    }
 
-    def run(**variables: object) -> "subprocess.CompletedProcess[str]":
+    def run(inventory: dict[str, object] | None = None, **variables: object) -> "subprocess.CompletedProcess[str]":
+        directory = tmp_path_factory.mktemp("play")
+        (directory / "more.json").write_text(
+            json.dumps({"mail_workers": {"hosts": {HOST: inventory or {}}}}), encoding="utf-8"
+        )
         done = run_playbook(
             "tests/integration/access.yml",
-            [instance.directory / "hosts.yml"],
-            tmp_path_factory.mktemp("play"),
-            {**ports, "guard_seconds": GUARD_SECONDS, **variables},
+            [instance.directory / "hosts.yml", directory / "more.json"],
+            directory,
+            {**wired, "guard_seconds": GUARD_SECONDS, **variables},
             *skipped,
         )
         skipped[:] = ["--skip-tags", "base"]
@@ -47,14 +60,16 @@ def closed(play: Play) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def as_admin(instance: Instance, command: str) -> "subprocess.CompletedProcess[str]":
+def as_admin(
+    instance: Instance, command: str, user: str = ADMIN, key: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
     """A new SSH connection from the controller."""
     host = json.loads((instance.directory / "hosts.yml").read_text(encoding="utf-8"))["mail_workers"]["hosts"][HOST]
     known_hosts = f"UserKnownHostsFile={instance.directory}/known_hosts"
     options = [f"-o{option}" for option in ("BatchMode=yes", "ConnectTimeout=5", "LogLevel=ERROR", known_hosts)]
-    address = f"{ADMIN}@{host['ansible_host']}"
+    address = f"{user}@{host['ansible_host']}"
     return subprocess.run(
-        ["ssh", *options, "-i", host["ansible_ssh_private_key_file"], address, command],
+        ["ssh", *options, "-oIdentitiesOnly=yes", "-i", key or host["ansible_ssh_private_key_file"], address, command],
         capture_output=True,
         text=True,
         timeout=30,
@@ -90,6 +105,72 @@ def test_a_change_that_locks_us_out_is_taken_back(name: str, play: Play, instanc
     assert on(instance, HOST, f"sha256sum {path}").stdout == before
     assert as_admin(instance, "sudo -n id -u").stdout == "0\n"
     assert on(instance, HOST, "ls /var/lib/lockout-guard").stdout == ""
+
+
+def _key(directory: Path, name: str) -> str:
+    """A new key's public half; the private one lies in the directory under the name."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", directory / name], check=True)
+    return (directory / f"{name}.pub").read_text(encoding="utf-8").strip()
+
+
+def test_keys_that_are_not_ours_are_taken_back(play: Play, instance: Instance, tmp_path: Path) -> None:
+    """As of a colleague alone, or of a machine that is gone; Ansible's kept connection would hide it."""
+    before = on(instance, HOST, f"cat ~{ADMIN}/.ssh/authorized_keys").stdout
+    done = play(access_admin_keys=[_key(tmp_path, "other")])
+    assert done.returncode != 0
+    printed = " ".join(done.stdout.split())
+    assert f"authorized_keys) failed on {HOST} and was taken back" in printed
+    assert "Permission denied" in printed
+    assert "Correct access_admin_keys in the inventory" in printed
+    assert on(instance, HOST, f"cat ~{ADMIN}/.ssh/authorized_keys").stdout == before
+    assert as_admin(instance, "sudo -n id -u").stdout == "0\n"
+
+
+def test_a_truncated_key_is_named_and_not_written(play: Play, instance: Instance, tmp_path: Path) -> None:
+    ours = (instance.directory / "ssh_key.pub").read_text(encoding="utf-8").strip()
+    before = on(instance, HOST, f"cat ~{ADMIN}/.ssh/authorized_keys").stdout
+    truncated = _key(tmp_path, "other")[:40]
+    done = play(access_admin_keys=[ours, truncated])
+    assert done.returncode != 0
+    assert f"key 2 of {ADMIN} is no public key" in " ".join(done.stdout.split())
+    assert on(instance, HOST, f"cat ~{ADMIN}/.ssh/authorized_keys").stdout == before
+
+
+def test_a_second_admin_comes_and_goes(play: Play, instance: Instance, tmp_path: Path) -> None:
+    ann = {"name": "ann", "keys": [f'from="10.0.0.0/8" {_key(tmp_path, "ann")}']}
+    assert play(access_admins=[ann]).returncode == 0
+    assert as_admin(instance, "sudo -n id -u", "ann", tmp_path / "ann").stdout == "0\n"
+    assert "changed=0" in play(access_admins=[ann]).stdout
+    told = " ".join(play().stdout.split())
+    assert f"ann can log in on {HOST} and become root, too. Whoever of them has left goes into access_admins" in told
+    # Without her line in sudoers she is in no better place than others; then nothing is left of her ways in.
+    assert play(access_admins=[{"name": "ann", "absent": True}]).returncode == 0
+    assert as_admin(instance, "true", "ann", tmp_path / "ann").returncode != 0
+    assert "changed=0" in play(access_admins=[{"name": "ann", "absent": True}]).stdout
+
+
+def test_sshd_moves_to_another_port_and_back(play: Play, instance: Instance) -> None:
+    def ports() -> set[str]:
+        listening = on(instance, HOST, "ss -Hltn | awk '{print $4}'").stdout.split()
+        return {one.rpartition(":")[2] for one in listening} & {"22", "2222"}
+
+    done = play(access_ssh_port=2222)
+    assert done.returncode == 0, done.stdout
+    assert ports() == {"2222"}
+    assert "2222" in on(instance, HOST, "nft list set inet host_firewall ssh_ports").stdout
+    # The inventory still has no port.
+    assert "changed=0" in play(access_ssh_port=2222).stdout
+    # A port that another program has is proven to be no way in.
+    on(instance, HOST, "systemd-run --quiet --collect --unit=taken python3 -m http.server 2022")
+    done = play({"ansible_port": 2222}, access_ssh_port=2022)
+    on(instance, HOST, "systemctl stop taken.service")
+    assert done.returncode != 0
+    assert "failed on" in done.stdout
+    assert ports() == {"2222"}
+    done = play({"ansible_port": 2222}, access_ssh_port=22)
+    assert done.returncode == 0, done.stdout
+    assert ports() == {"22"}
+    assert as_admin(instance, "true").returncode == 0
 
 
 def test_nothing_is_changed_after_that(play: Play) -> None:
@@ -152,6 +233,29 @@ def test_a_guesser_is_banned_and_the_admin_is_not(instance: Instance, services: 
     assert "timed out" in guesses
     assert services.address in on(instance, HOST, "nft list set inet host_firewall ssh_banned4").stdout
     assert as_admin(instance, "true").returncode == 0
+
+
+def test_syns_in_the_name_of_others_ban_nobody(instance: Instance, services: Services) -> None:
+    address = on(instance, HOST, "hostname -I").stdout.split()[0]
+    for name in ("ssh_banned4", "ssh_attempts4"):
+        assert on(instance, HOST, f"nft flush set inet host_firewall {name}").returncode == 0
+    for port in range(2000, 2040):
+        send_syn(services.address, port, address, 22)
+    assert services.address not in on(instance, HOST, "nft list set inet host_firewall ssh_banned4").stdout
+    assert services.address not in on(instance, HOST, "nft list set inet host_firewall ssh_attempts4").stdout
+
+
+def send_syn(source: str, source_port: int, destination: str, port: int) -> None:
+    """A TCP segment that bears somebody else's address (RFC 9293, 3.1)."""
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    tcp = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, 2, 64240, 0, 0)
+    words = struct.unpack("!16H", addresses + struct.pack("!HH", socket.IPPROTO_TCP, len(tcp)) + tcp)
+    total = sum(words)
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, socket.IPPROTO_TCP, 0) + addresses
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(header + tcp[:16] + struct.pack("!H", checksum) + tcp[18:], (destination, 0))
 
 
 def test_the_admin_stays_known_when_the_rules_come_anew(instance: Instance) -> None:

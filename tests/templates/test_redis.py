@@ -12,7 +12,8 @@ PASSWORDS = {f"redis_{user}_password": f"{user}-{'x' * 24}" for user in ("worker
 BROKER = {
     **PASSWORDS,
     "ansible_facts": {"virtualization_type": "kvm"},
-    "firewall_in_sources": {6379: ["10.0.0.5", "10.1.0.0/16", "2001:db8::/32"], 6380: ["0.0.0.0/0", "::/0"]},
+    "firewall_in_sources": {6380: ["0.0.0.0/0", "::/0"]},
+    "firewall_further_in_sources": {6379: ["10.0.0.5", "10.1.0.0/16", "2001:db8::/32"]},
     "redis_local_hash": {"stdout": "0" * 64 + "  -"},
     "redis_bullmq_prefixes": ["bull", "{app}"],
     "redis_ram_mb": 960,
