@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: probe_system
-short_description: Looks at a host's system, RAM, disk, Python, sudo and clock
+short_description: Looks at a host's system, RAM, disk, Python, sudo, clock, firewalls and what listens
 description:
   - Returns one verdict for each finding. Its action plugin adds the one about the clock.
 options:
@@ -46,6 +46,11 @@ options:
     description: How far the host's clock may be from the controller's.
     type: float
     required: true
+  firewall:
+    description:
+      - What the firewall to come leaves open, as lists of ports C(tcp), C(udp) and C(forward) (of containers), and what
+        its owner wants C(closed). Without it, nothing is looked for that would go dark.
+    type: dict
 author: mail-worker
 """
 
@@ -88,7 +93,7 @@ import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.preflight import system  # noqa: E402
+from ansible.module_utils.preflight import listening, system  # noqa: E402
 
 
 def main() -> None:
@@ -104,6 +109,7 @@ def main() -> None:
             "min_free_disk_mb": {"type": "int", "required": True},
             "min_python": {"type": "str", "required": True},
             "max_clock_skew_seconds": {"type": "float", "required": True},
+            "firewall": {"type": "dict"},
         },
         supports_check_mode=True,
     )
@@ -120,6 +126,7 @@ def main() -> None:
         system.ram_verdict(host, ram_mb, given["min_ram_mb"]),
         *system.disk_verdicts(host, _free(given["disk_paths"]), given["min_free_disk_mb"]),
         *_sudo(module, host),
+        *_firewall(module, host, given["firewall"]),
     ]
     module.exit_json(
         changed=False,
@@ -164,6 +171,38 @@ def _sudo(module: AnsibleModule, host: str) -> list[system.Verdict]:
     line = (version.splitlines() or [""])[0]
     verdicts: list[system.Verdict] = system.sudo_verdicts(host, user, line, code == 0)
     return verdicts
+
+
+def _firewall(module: AnsibleModule, host: str, kept: dict[str, list[int]] | None) -> list[listening.Verdict]:
+    if kept is None:
+        return []
+    foreign: dict[str, list[str]] = {}
+    if "ENABLED=yes" in _text("/etc/ufw/ufw.conf"):
+        foreign["ufw"] = listening.ufw_ports(_text("/etc/ufw/user.rules"))
+    if module.run_command("systemctl is-active --quiet firewalld.service")[0] == 0:
+        services, ports = (_printed(module, "firewall-cmd", option) for option in ("--list-services", "--list-ports"))
+        foreign["firewalld"] = services.split() + ports.split()
+    verdicts: list[listening.Verdict] = listening.firewall_verdicts(host, foreign)
+    # Once the firewall is there, what listens behind it was closed long ago.
+    if not foreign and not Path("/etc/host-firewall.nft").exists():
+        sockets = _printed(module, "ss", "--no-header", "--listening", "--numeric", "--tcp", "--udp", "--processes")
+        published = [_printed(module, program, "ps", "--format", "{{.Ports}}") for program in ("docker", "podman")]
+        kept = {name: [int(port) for port in ports] for name, ports in kept.items()}
+        verdicts.append(listening.listening_verdict(host, listening.listeners(sockets, " ".join(published)), kept))
+    return verdicts
+
+
+def _text(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8", errors="replace") if Path(path).exists() else ""
+
+
+def _printed(module: AnsibleModule, program: str, *arguments: str) -> str:
+    """What a program prints; nothing where it isn't there or fails."""
+    path = module.get_bin_path(program, opt_dirs=["/usr/sbin", "/sbin"])
+    if path is None:
+        return ""
+    code, printed, _ = module.run_command([path, *arguments])
+    return str(printed) if code == 0 else ""
 
 
 if __name__ == "__main__":
