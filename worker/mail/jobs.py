@@ -176,8 +176,11 @@ def _words(shape: Shape) -> dict[str, object]:
 
 
 def redirected(job: Job, address: Address) -> Job:
-    """The job's mail for somebody else alone; whom it was for stands in X-Original-To."""
-    original = ", ".join(one.email for one in job.recipients)
+    """The job's mail for somebody else alone. Whom it was for stands in X-Original-To, but of those who were to get it
+    unseen (Bcc) the number alone: a mail is passed on."""
+    seen = dict.fromkeys(one.email for one in (*job.to, *job.cc))
+    unseen = len(job.recipients) - len(seen)
+    original = ", ".join(seen) + (f" (and {unseen} in Bcc)" if unseen else "")
     headers = (*job.headers, ("X-Original-To", original))
     return replace(job, to=(address,), cc=(), bcc=(), headers=headers)
 
