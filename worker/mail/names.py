@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-#: What a mail is made of → the names for it; the first that isn't empty counts.
+#: What a mail is made of → the names for it. A job that says different things under two of them is refused.
 NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "to": ("to", "email", "recipient", "toEmail"),
@@ -92,11 +92,13 @@ class FieldNames:
     def __init__(self, own: Mapping[str, str] = MappingProxyType({})) -> None:
         """
         Args:
-            own: what a mail is made of → the app's own name for it, which counts before all others.
+            own: what a mail is made of → the app's own name for it, which counts before all others: they aren't read
+                beside it.
         """
         #: Each name → what it's a name of, and its rank among the others.
         self.all: dict[str, tuple[str, int]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
+        self._own = {canonical: both_spellings((name,)) for canonical, name in own.items()}
         for canonical, names in NAMES.items():
             first = (own[canonical],) if canonical in own else ()
             self._names[canonical] = both_spellings((*first, *names))
@@ -111,6 +113,10 @@ class FieldNames:
     def of(self, canonical: str) -> tuple[str, ...]:
         """All names of a field in their order."""
         return self._names[canonical]
+
+    def own(self, canonical: str) -> tuple[str, ...]:
+        """The app's own names of a field, which are the first of all its names."""
+        return self._own.get(canonical, ())
 
     def known(self, name: str) -> tuple[str, int] | None:
         """What the name is one of, and its rank."""
