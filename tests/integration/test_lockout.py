@@ -5,6 +5,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,8 @@ Play = Callable[..., "subprocess.CompletedProcess[str]"]
 def play(instance: Instance, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Play:
     """Runs access.yml with these extra variables; the role base once only."""
     skipped: list[str] = []
-    ports = {"firewall_worker_tcp_ports": [443, 6379, services.smtp_port]}  # as playbooks/group_vars wires them
+    # As playbooks/group_vars wires them.
+    ports = {"firewall_worker_user": "mailworker", "firewall_worker_tcp_ports": [443, 6379, services.smtp_port]}
 
     def run(**variables: object) -> "subprocess.CompletedProcess[str]":
         done = run_playbook(
@@ -94,6 +96,23 @@ def test_a_change_that_locks_us_out_is_taken_back(name: str, play: Play, instanc
 
 def test_nothing_is_changed_after_that(play: Play) -> None:
     assert "changed=0" in play().stdout
+
+
+def test_make_secure_brings_a_change_of_ports_alone(play: Play, instance: Instance, tmp_path: Path) -> None:
+    """What else site.yml does is left alone, and what it did of SSH and the firewall stays."""
+    variables = {"firewall_in_tcp_ports": [8443], "guard_seconds": GUARD_SECONDS}
+
+    def secure() -> str:
+        inventory = [instance.directory / "hosts.yml"]
+        done = run_playbook("playbooks/secure.yml", inventory, tmp_path, variables, "--limit", f"{HOST},localhost")
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    printed = secure()
+    assert set(re.findall(r"TASK \[(\w+) : ", printed)) == {"guard", "access", "firewall"}
+    assert "tcp dport 8443 accept" in on(instance, HOST, "nft list chain inet host_firewall input").stdout
+    assert "changed=0" in secure()
+    assert play().returncode == 0
 
 
 def _break_sshd(instance: Instance, seconds: int) -> None:
