@@ -317,8 +317,8 @@ def test_a_data_url_may_be_long() -> None:
 
 
 def test_what_isnt_sent_is_told() -> None:
-    found = job(colour="red", userId=7, email=True, recipient="Ann", template="t", traceId="t", extra=None)
-    assert found.unsent == ("colour", "template", "email", "recipient")
+    found = job(colour="red", userId=7, email=True, recipient="Ann", traceId="t", extra=None)
+    assert found.unsent == ("colour", "email", "recipient")
 
 
 @pytest.mark.parametrize(

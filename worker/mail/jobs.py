@@ -136,8 +136,6 @@ def template_of(raw: object) -> str:
 
 def _unsent(shape: Shape, used: set[str]) -> tuple[str, ...]:
     unsent = [name for name in shape.unsent if name.rpartition(".")[2] not in used]
-    if "templateId" in shape.fields and not _template_name(shape):
-        unsent.append(shape.names["templateId"])
     own = shape.fields.get("vars")
     # Under the other names it's a template's data, also where the app has filled that in by itself.
     if shape.names.get("vars", "").endswith("data") and not (isinstance(own, dict) and used & own.keys()):
