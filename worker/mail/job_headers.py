@@ -228,6 +228,8 @@ def with_named(named: Fields, fields: Fields) -> Fields:
 def overruled_names(named: Fields, url: str | None, fields: Fields) -> tuple[str, ...]:
     """Those of the `headers` in whose place something else goes out: what has a name of its own, and the fields for
     `unsubscribeUrl`."""
+    if not fields or (url is None and not named):
+        return ()
     if url is not None:
         named = (*named, ("List-Unsubscribe", f"<{url}>"), ONE_CLICK)
     values: dict[str, set[str]] = {}

@@ -245,19 +245,23 @@ def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
         value = value[0]
     if value is None or value == "":
         return None
-    found = parse_addresses(value, name) if isinstance(value, str) else (parse_address(value, name),)
-    if len(found) != 1:
-        raise InvalidJob(f"{name} holds {len(found)} addresses instead of one")
-    return found[0]
+    try:
+        return parse_address(value, name)
+    except InvalidJob:
+        if not isinstance(value, str) or (number := len(parse_addresses(value, name))) < 2:
+            raise
+        raise InvalidJob(f"{name} holds {number} addresses instead of one") from None
 
 
 def _reply_to(value: object, among_headers: object, defaults: Defaults) -> tuple[Address, ...]:
     if value is None and among_headers is None:
         return () if defaults.reply_to is None else (defaults.reply_to,)
-    found = [parse_addresses(one, "replyTo") for one in (value, among_headers) if one is not None]
-    if {one.email for one in found[0]} != {one.email for one in found[-1]}:
-        raise contradiction("replyTo", "headers.Reply-To")
-    return found[0]
+    found = parse_addresses(among_headers if value is None else value, "replyTo")
+    if value is not None and among_headers is not None:
+        others = parse_addresses(among_headers, "replyTo")
+        if {one.email for one in found} != {one.email for one in others}:
+            raise contradiction("replyTo", "headers.Reply-To")
+    return found
 
 
 def _with_defaults(headers: Fields, defaults: Mapping[str, str]) -> Fields:

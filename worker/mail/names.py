@@ -99,9 +99,12 @@ class FieldNames:
         self.all: dict[str, tuple[str, int]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
         self._own = {canonical: both_spellings((name,)) for canonical, name in own.items()}
+        self._ranked: dict[str, tuple[tuple[str, ...], ...]] = {}
         for canonical, names in NAMES.items():
             first = (own[canonical],) if canonical in own else ()
             self._names[canonical] = both_spellings((*first, *names))
+            others = tuple(name for name in self._names[canonical] if name not in self.own(canonical))
+            self._ranked[canonical] = (self.own(canonical), others) if first else (others,)
             for rank, name in enumerate(self._names[canonical]):
                 self.all.setdefault(name, (canonical, rank))
         self.texts = tuple(name for field in TEXT_FIELDS for name in self._names[field])
@@ -117,6 +120,10 @@ class FieldNames:
     def own(self, canonical: str) -> tuple[str, ...]:
         """The app's own names of a field, which are the first of all its names."""
         return self._own.get(canonical, ())
+
+    def ranked(self, canonical: str) -> tuple[tuple[str, ...], ...]:
+        """The app's own names of a field, if it has any, and then all others, which count where none of those is."""
+        return self._ranked[canonical]
 
     def known(self, name: str) -> tuple[str, int] | None:
         """What the name is one of, and its rank."""

@@ -228,8 +228,7 @@ def _may_be_recipient(value: object) -> bool:
 
 
 def _one_id(parts: tuple[Mapping[str, object], ...], names: FieldNames, field: str) -> str | None:
-    own = names.own(field)
-    for group in (own, [name for name in names.of(field) if name not in own]):
+    for group in names.ranked(field):
         found = [(name, read_id(part[name], field)) for part in parts for name in group if part.get(name) not in _EMPTY]
         for name, other in found[1:]:
             if other != found[0][1]:
