@@ -43,9 +43,18 @@ async def test_all_mails_go_to_one_address(transport: Transport, peer: Peer) -> 
     [arrived] = peer.arrived()
     assert (arrived.to, arrived.cc, arrived.bcc) == ("operator@example.com", "", "")
     assert arrived.envelope in ("", "operator@example.com")
-    whom = "ann@example.org, bob@example.org, carol@example.org, dan@example.org"
-    assert arrived.headers["x-original-to"] == whom
+    assert arrived.headers["x-original-to"] == "ann@example.org, bob@example.org, carol@example.org (and 1 in Bcc)"
+    # Whoever gets the mail, or has it passed on, learns no more than from the mail itself.
+    assert "dan@example.org" not in str(arrived)
     assert "SANDBOX" in await sandboxed.check()
+
+
+@pytest.mark.parametrize("peer", ["smtp"], indirect=True)
+async def test_who_is_in_bcc_and_seen_anyway_is_named_once(transport: Transport, peer: Peer) -> None:
+    sandboxed = in_sandbox(Sandbox(redirect_to=OPERATOR), transport)
+    assert isinstance(await sandboxed.send(mail(bcc=["ann@example.org"]), claim), Sent)
+    [arrived] = peer.arrived()
+    assert arrived.headers["x-original-to"] == "ann@example.org, bob@example.org, carol@example.org"
 
 
 @pytest.mark.parametrize("peer", ["smtp"], indirect=True)
@@ -57,6 +66,7 @@ async def test_mails_are_kept_in_files(transport: Transport, peer: Peer, tmp_pat
     [path] = (tmp_path / "caught").iterdir()
     message = message_from_bytes(path.read_bytes(), policy=policy.default)
     assert message["To"] == "ann@example.org, bob@example.org"
+    assert "dan@example.org" not in str(message)
     assert "SANDBOX" in await sandboxed.check()
     assert peer.arrived() == []
 

@@ -2,6 +2,7 @@
 campaign is paused. `tests/vectors/ids.json` holds jobs as they stand in Redis, and their campaigns."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from worker.base.redis_client import script
 from worker.errors import InvalidJob
 from worker.mail.jobs import parse_job
 from worker.mail.names import use_own_names
-from worker.mail.shape import recipient_key
+from worker.mail.shape import read_recipient, recipient_key
+from worker.operating.reconcile import Reconciliation
+from worker.queue.producer import enqueue
+from worker.recording.database import Recipient
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "ids.json").read_text(encoding="utf-8"))
 PROBE = script("ids") + "return campaign_of(decode(ARGV[1])) or false"
@@ -85,7 +89,18 @@ local subscriber = campaign and recipient_of(job, campaign)
 return subscriber and { campaign, subscriber } or false
 """
 ADDRESSES = st.sampled_from(
-    ["ann@Example.org", "Ann <ann@a.example>", "a@b (c)", " a@b ", "<a@b>", "a@b >", "x <a@b> c", ""]
+    [
+        "ann@Example.org",
+        "a@Bücher.example",
+        "zoë@b (c)",
+        "Ann <ann@a.example>",
+        "a@b (c)",
+        " a@b ",
+        "<a@b>",
+        "a@b >",
+        "x <a@b> c",
+        "",
+    ]
 )
 TO = (
     ADDRESSES
@@ -105,7 +120,8 @@ JOBS = st.dictionaries(
 
 def whose_by_lua(queue: redis.Redis, raw: object) -> tuple[str, str] | None:
     found: list[bytes] | None = queue.eval(script("ids") + WHOSE, 1, "mail:x", json.dumps(raw))
-    return (found[0].decode(), found[1].decode()) if found else None
+    subscriber = read_recipient(found[1].decode()) if found else None
+    return (found[0].decode(), subscriber) if found and subscriber else None
 
 
 @pytest.mark.parametrize("vector", RECIPIENTS, ids=lambda vector: json.dumps(vector["job"])[:70])
@@ -132,11 +148,25 @@ def test_a_job_that_is_a_mail_is_its_recipients(queue: redis.Redis, raw: dict[st
     assert found == (None if job.campaign_id is None else (job.campaign_id, job.subscriber_id))
 
 
+class Rows:
+    """A database in which rows are found by addresses."""
+
+    def recipients(self, campaign_id: str) -> Iterator[Recipient]:
+        yield Recipient("ann@xn--bcher-kva.example", sent=False)
+
+
+def test_a_waiting_job_is_known_by_either_form_of_its_domain(queue: redis.Redis) -> None:
+    raw = {"campaignId": "c", "to": "ann@Bücher.example", "text": "x"}
+    assert list(enqueue(queue, iter([raw]))) == [1]
+    assert Reconciliation(queue, Rows(), "c", "").report().waiting == {"ann@xn--bcher-kva.example"}
+
+
 def test_an_apps_own_names_count_in_redis_too(queue: redis.Redis) -> None:
     use_own_names({"to": "userEmail", "campaignId": "mailingId", "subscriberId": "userId"})
     try:
         raw = {"mailingId": 7, "userId": "u", "campaignId": 8, "userEmail": "ann@example.org"}
         assert recipient_key(raw) == whose_by_lua(queue, raw) == ("7", "u")
+        assert recipient_key({**raw, "mailing_id": 8}) == whose_by_lua(queue, {**raw, "mailing_id": 8}) is None
         assert recipient_key({**raw, "userId": None}) == ("7", "ann@example.org")
         assert whose_by_lua(queue, {**raw, "userId": None}) == ("7", "ann@example.org")
         probe = script("clock", "ids", "lanes") + "return glance(ARGV[1], CAMPAIGN_NAMES) or false"

@@ -29,6 +29,7 @@ def play(instance: Instance, services: Services, tmp_path_factory: pytest.TempPa
     skipped: list[str] = []
     # As playbooks/group_vars wires them.
     wired = {
+        "firewall_worker_user": "mailworker",
         "firewall_worker_tcp_ports": [443, 6379, services.smtp_port],
         "access_open_port_command": (
             "nft add element inet host_firewall ssh_ports '{ {{ access_ssh_port }} timeout 10m }'"
@@ -175,6 +176,23 @@ def test_sshd_moves_to_another_port_and_back(play: Play, instance: Instance) -> 
 
 def test_nothing_is_changed_after_that(play: Play) -> None:
     assert "changed=0" in play().stdout
+
+
+def test_make_secure_brings_a_change_of_ports_alone(play: Play, instance: Instance, tmp_path: Path) -> None:
+    """What else site.yml does is left alone, and what it did of SSH and the firewall stays."""
+    variables = {"firewall_in_tcp_ports": [8443], "guard_seconds": GUARD_SECONDS}
+
+    def secure() -> str:
+        inventory = [instance.directory / "hosts.yml"]
+        done = run_playbook("playbooks/secure.yml", inventory, tmp_path, variables, "--limit", f"{HOST},localhost")
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    printed = secure()
+    assert set(re.findall(r"TASK \[(\w+) : ", printed)) == {"guard", "access", "firewall"}
+    assert "tcp dport 8443 accept" in on(instance, HOST, "nft list chain inet host_firewall input").stdout
+    assert "changed=0" in secure()
+    assert play().returncode == 0
 
 
 def _break_sshd(instance: Instance, seconds: int) -> None:

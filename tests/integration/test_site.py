@@ -51,6 +51,12 @@ def test_an_empty_inventory(tmp_path: Path, verb: str) -> None:
     )
 
 
+def test_an_inventory_without_hosts_to_secure(tmp_path: Path) -> None:
+    done = run_playbook("playbooks/secure.yml", [EMPTY], tmp_path, {})
+    assert done.returncode != 0
+    assert "no hosts in the groups mail_workers and brokers: put your VPS into" in " ".join(done.stdout.split())
+
+
 def test_a_user_who_cannot_become_root(site: Site, instance: Instance) -> None:
     on_host(
         instance,

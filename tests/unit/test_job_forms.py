@@ -13,6 +13,7 @@ from worker.mail.addresses import Address
 from worker.mail.jobs import Defaults, Job, parse_job
 from worker.mail.message import build_mail
 from worker.mail.names import FieldNames, use_own_names
+from worker.mail.shape import with_sender
 
 DEFAULTS = Defaults(sender=Address("", "news@example.com"))
 LEAST: dict[str, Any] = {"to": "ann@example.org", "text": "Hello"}
@@ -316,15 +317,133 @@ def test_a_data_url_may_be_long() -> None:
 
 
 def test_what_isnt_sent_is_told() -> None:
-    found = job(colour="red", userId=7, email="other@example.org", traceId="t", extra=None)
-    assert found.unsent == ("colour", "email")
+    found = job(colour="red", userId=7, email=True, recipient="Ann", traceId="t", extra=None)
+    assert found.unsent == ("colour", "email", "recipient")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"html": "<p>a", "htmlContent": "<p>b"}, "html and htmlContent say different things"),
+        ({"html": "<p>a", "body": "<p>b"}, "html and body say different things"),
+        ({"html_content": "<p>a", "message": BUFFER}, "html_content and message say different things"),
+        ({"body": "other"}, "text and body say different things"),
+        ({"body": "Hello", "content": "<p>b"}, "body and content say different things"),
+        ({"textBody": "other"}, "text and textBody say different things"),
+        ({"content": [{"type": "text/plain", "value": "other"}]}, "text and content say different things"),
+        ({"content": [{"type": "text/html", "value": one} for one in "ab"]}, "two parts of one type"),
+        ({"email": "bob@example.org"}, "to and email say different things.*worker_job_fields"),
+        ({"toEmail": ["ann@example.org", "bob@example.org"]}, "to and toEmail say different things"),
+        ({"from": "a@x.example", "fromEmail": "b@x.example"}, "from and fromEmail say different things"),
+        ({"from": "A <a@x.example>", "fromName": "B"}, "fromName and the name in the sender's address say different"),
+        ({"sender": "A <a@x.example>", "fromName": "B"}, "fromName and the name in the sender's address say different"),
+        ({"from": "a@x.example", "fromEmail": "nobody"}, "fromEmail isn't one mail address"),
+        ({"fromName": "A", "from_name": "B"}, "fromName and from_name say different things"),
+        ({"replyTo": "a@x.example", "reply_to": "b@x.example"}, "replyTo and reply_to say different things"),
+        ({"replyTo": "a@x.example", "headers": {"reply-to": "b@x.example"}}, "replyTo and headers.Reply-To say"),
+        ({"attachments": [{"content": "a"}], "attachment": {"content": "b"}}, "attachments and attachment say"),
+        ({"tags": ["a"], "categories": ["b"]}, "tags and categories say different things"),
+        ({"campaignId": 1, "campaign_id": 2, "subscriberId": 1}, "campaignId and campaign_id hold different ids"),
+        ({"campaignId": 1, "subscriberId": 1, "subscriber_id": 2}, "subscriberId and subscriber_id hold different ids"),
+        ({"campaignId": 1, "subscriberId": 1, "email": "bob@example.org"}, "to and email say different things"),
+    ],
+    ids=str,
+)
+def test_of_two_different_things_neither_is_dropped(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidJob, match=words):
+        job(**fields)
+
+
+def test_two_fields_for_one_thing_within_an_object() -> None:
+    raw = {"mail": {**LEAST, "email": "bob@example.org"}}
+    with pytest.raises(InvalidJob, match=r"mail\.to and mail\.email say different things"):
+        parse_job(raw, DEFAULTS)
+    both = {"campaignId": 7, "mail": {**LEAST, "campaign_id": 8}}
+    with pytest.raises(InvalidJob, match="campaign_id and campaignId hold different ids"):
+        parse_job(both, DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"body": "Hello"},
+        {"text_content": "Hello\r\n"},
+        {"message": {"type": "Buffer", "data": list(b"Hello")}},
+        {"html": "<p>a</p>", "body": "<p>a</p>\n", "htmlBody": "<p>a</p>"},
+        {"email": "Ann Lee <ann@example.org>", "recipient": {"email": "ann@Example.ORG"}},
+        {"from": "a@x.example", "fromEmail": "a@X.example", "fromName": "A"},
+        {"from": "A <a@x.example>", "fromName": "A", "fromEmail": "a@x.example"},
+        {"replyTo": "A <a@x.example>", "reply_to": ["a@x.example"], "headers": {"Reply-To": "a@x.example"}},
+        {"campaignId": 7, "campaign_id": "7", "subscriberId": "s", "subscriber_id": "s "},
+        {"campaignId": 7, "mail": {"campaignId": 7}},
+        {"attachments": [{"content": "a"}], "attachment": [{"content": "a"}]},
+        {"priority": "high", "headers": {"X-Priority": "1", "Importance": "high", "X-MSMail-Priority": "High"}},
+    ],
+    ids=str,
+)
+def test_the_same_said_twice_is_said_once(fields: dict[str, Any]) -> None:
+    found = job(**fields)
+    assert (found.to[0].email, found.text) == ("ann@example.org", "Hello")
+    assert set(found.unsent) <= {"mail"}
+
+
+def test_a_field_that_stands_in_the_mail_is_no_second_one() -> None:
+    """As a contact form's jobs are: whose message it is stands in the text."""
+    raw = {**LEAST, "text": "{{email}} writes: {{message}}", "email": "bob@example.org", "message": "Hi"}
+    found = parse_job(raw, PLACEHOLDERS)
+    assert (found.to[0].email, found.text, found.unsent) == ("ann@example.org", "bob@example.org writes: Hi", ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"priority": "high", "headers": {"X-Priority": "5"}}, "headers.X-Priority"),
+        ({"inReplyTo": "<a@b>", "headers": {"in-reply-to": "<c@d>"}}, "headers.in-reply-to"),
+        (
+            {"unsubscribeUrl": "https://x.example/u", "headers": {"List-Unsubscribe": "<mailto:u@x.example>"}},
+            "headers.List-Unsubscribe",
+        ),
+    ],
+    ids=str,
+)
+def test_a_header_field_in_whose_place_another_goes_out_is_told(fields: dict[str, Any], name: str) -> None:
+    assert job(**fields).unsent == (name,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"from": ["a@x.example", "b@x.example"]}, "from holds 2 addresses instead of one"),
+        ({"from": "a@x.example, b@x.example"}, "from holds 2 addresses instead of one"),
+        ({"to": "Team: a@x.example, b@x.example;"}, "to holds a group, which isn't sent to"),
+        ({"to": "undisclosed-recipients:;"}, "to holds a group"),
+        ({"cc": {"name": "Team", "group": ["a@x.example"]}}, "cc holds a group"),
+        ({"to": '"ann lee"@x.example'}, "to holds an address with a quoted local part"),
+        ({"cc": 'a@x.example, "ann lee"@x.example'}, "cc holds an address with a quoted local part"),
+        ({"to": {"address": '"ann lee"@x.example'}}, "to holds an address with a quoted local part"),
+    ],
+    ids=str,
+)
+def test_kinds_of_addresses_that_arent_sent_to(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidJob, match=words):
+        job(**fields)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_another_sender_for_a_campaign_goes_before_all_its_names(wrapped: bool) -> None:
+    """Of `mail-worker resume CAMPAIGN --from SENDER`."""
+    mail = {**LEAST, "from": "nobody", "from_email": "b@x.example", "fromName": "B", "sender": "c@x.example"}
+    raw = with_sender({"mail": mail} if wrapped else mail, "News <news@x.example>")
+    found = parse_job(raw, DEFAULTS)
+    assert (found.sender, found.own_sender) == (Address("News", "news@x.example"), None)
 
 
 def test_names_of_ones_own() -> None:
     use_own_names({"to": "userEmail", "html": "emailBody", "campaignId": "mailingId"})
     try:
         raw = {"userEmail": "ann@example.org", "emailBody": "<p>x", "mailingId": 7, "email": "x@example.org"}
-        found = parse_job(raw, DEFAULTS)
+        found = parse_job({**raw, "html": "<p>y", "content": "<p>z", "campaignId": 8}, DEFAULTS)
+        assert found.unsent == ("email", "html", "campaignId", "content")
         assert (found.to[0].email, found.html, found.campaign_id) == ("ann@example.org", "<p>x", "7")
         assert found.subscriber_id == "ann@example.org"
     finally:

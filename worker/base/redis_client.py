@@ -235,7 +235,9 @@ def _id_names() -> str:
         "TEXT": names.texts,
         "CONTENT": names.contents,
     }
+    own = {"CAMPAIGN": len(names.own("campaignId")), "SUBSCRIBER": len(names.own("subscriberId"))}
     no_wrappers = ", ".join(f"[{name!r}] = true" for name in sorted(names.no_wrappers))
-    return f"local NO_WRAPPERS = {{ {no_wrappers} }}\n" + "".join(
-        f"local {name}_NAMES = {{ {', '.join(map(repr, spellings))} }}\n" for name, spellings in lists.items()
-    )
+    lines = [f"local NO_WRAPPERS = {{ {no_wrappers} }}\n"]
+    lines += (f"local OWN_{name}_NAMES = {number}\n" for name, number in own.items())
+    lines += (f"local {name}_NAMES = {{ {', '.join(map(repr, spellings))} }}\n" for name, spellings in lists.items())
+    return "".join(lines)

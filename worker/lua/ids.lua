@@ -1,6 +1,7 @@
 -- What a job's campaign and subscriber are, as worker/mail/shape.py reads them: tests/vectors/ids.json holds both to it.
 -- Stands in front of each script that looks into jobs, behind the names of worker/mail/names.py: CAMPAIGN_NAMES,
--- SUBSCRIBER_NAMES, RECIPIENT_NAMES, TEXT_NAMES, CONTENT_NAMES, NO_WRAPPERS.
+-- SUBSCRIBER_NAMES, and how many of each are the app's own, OWN_CAMPAIGN_NAMES, OWN_SUBSCRIBER_NAMES; RECIPIENT_NAMES,
+-- TEXT_NAMES, CONTENT_NAMES, NO_WRAPPERS.
 local MAX_ID_CHARACTERS = 200
 local LARGEST_WHOLE = 9007199254740992
 
@@ -116,19 +117,34 @@ local function parts_of(job)
   return { job }
 end
 
--- The first of the values that isn't empty.
-local function value_of(parts, names)
+-- The id that all the names from `first` to `last` agree on in all parts, or false if they don't; nil if there's none.
+local function agreed(parts, names, first, last)
+  local found
   for _, part in ipairs(parts) do
-    for _, name in ipairs(names) do
-      local value = part[name]
-      if value ~= nil and value ~= cjson.null and value ~= '' then
-        return value
+    for i = first, last do
+      if not is_empty(part[names[i]]) then
+        local id = id_text(part[names[i]])
+        if not id or found and found ~= id then
+          return false
+        end
+        found = id
       end
     end
   end
+  return found
 end
 
--- The recipient's address as it stands in the job, its domain in small letters.
+-- The same of all names: the app's own ones, the first `own`, count before the others.
+local function id_of(parts, names, own)
+  local id = agreed(parts, names, 1, own)
+  if id == nil then
+    id = agreed(parts, names, own + 1, #names)
+  end
+  return id
+end
+
+-- The recipient's address, its domain in small letters. Where that isn't ASCII, an address that shape.read_recipient
+-- has to finish: Redis can't tell which of Unicode's letters are the same, and how they're written in ASCII.
 local function address_id(fields)
   local value
   for _, name in ipairs(RECIPIENT_NAMES) do
@@ -150,11 +166,12 @@ local function address_id(fields)
     return nil
   end
   local before, domain = string.match(string.match(value, '^[ \t-\r]*(.-)[ \t-\r]*$'), '^(.*)@([^@]*)$')
-  return before and id_text(before .. '@' .. string.lower(domain)) or nil
+  local id = before and id_text(before .. '@' .. string.lower(domain)) or nil
+  return id and string.find(domain, '[\128-\255]') and '\1' .. id or id
 end
 
 local function campaign_of(job)
-  return type(job) == 'table' and id_text(value_of(parts_of(job), CAMPAIGN_NAMES)) or nil
+  return type(job) == 'table' and id_of(parts_of(job), CAMPAIGN_NAMES, OWN_CAMPAIGN_NAMES) or nil
 end
 
 -- Returns the job's subscriber if it's of this campaign.
@@ -163,11 +180,11 @@ local function recipient_of(job, campaign)
     return nil
   end
   local parts = parts_of(job)
-  local value = value_of(parts, SUBSCRIBER_NAMES)
-  if value == nil then
+  local id = id_of(parts, SUBSCRIBER_NAMES, OWN_SUBSCRIBER_NAMES)
+  if id == nil then
     return address_id(parts[1])
   end
-  return id_text(value)
+  return id or nil
 end
 
 -- Where a key's name ends in the text, and whether it's there once more. It's looked for from its last capital letter

@@ -21,6 +21,8 @@ _ADDRESS_AND_COMMENT = re.compile(r"(?P<email>\S+)\s+\((?P<name>[^()<>@]*)\)")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 # Whatever is quoted, or runs up to the next comma, semicolon or quote.
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[,;]|"|[^",;]+')
+# RFC 5322, 3.4: `Team: a@b.example, c@d.example;`.
+_GROUP = re.compile(r"[^:;,<>@]{1,200}:[^;]*;")
 _LOCAL = re.compile(r"[^\x00-\x20\x7f\s()<>\[\]:;,@\\\"]+")
 _DOMAIN = re.compile(r"(?!-)[\w-]{1,63}(\.(?!-)[\w-]{1,63})*|\[[0-9A-Za-z:.]+\]", re.ASCII)
 
@@ -45,6 +47,8 @@ def parse_address(value: object, field: str) -> Address:
         InvalidJob: when it isn't exactly one mailbox.
     """
     if isinstance(value, dict):
+        if "group" in value:
+            raise InvalidJob(f"{field} holds a group, which isn't sent to: queue its addresses: {shorten(value)}")
         key = next((key for key in ADDRESS_KEYS if value.get(key)), ADDRESS_KEYS[0])
         name, email = line(value.get("name") or "", f"{field}.name"), line(value.get(key), f"{field}.{key}")
         return _address(name, email, field, {"name": name, key: email})
@@ -80,7 +84,7 @@ def _parse_list(value: str, field: str) -> list[Address]:
             if not re.search("[,;]", value):
                 raise
     if value.count('"') > 4 * MAX_ADDRESSES:
-        raise InvalidJob(f"{field} isn't a list of mail addresses: {shorten(value)}")
+        raise _not_a_list(value, field)
     addresses: list[Address] = []
     pending = ""
     for piece in (*_PIECE.findall(value), ","):
@@ -97,7 +101,7 @@ def _parse_list(value: str, field: str) -> list[Address]:
             # A name may hold a comma: `Acme, Inc. <news@acme.example>`.
             pending += piece
     if pending:
-        raise InvalidJob(f"{field} isn't a list of mail addresses: {shorten(value)}")
+        raise _not_a_list(value, field)
     return addresses
 
 
@@ -117,14 +121,16 @@ def _parse_address(value: str, field: str) -> Address:
 
 def _address(name: str, email: str, field: str, value: object) -> Address:
     local, _, domain = email.rpartition("@")
+    if local.endswith('"'):
+        raise _not_one(email, field)
     if not _LOCAL.fullmatch(local):
         raise _not_one(value, field)
-    ascii_domain = _ascii_domain(domain, field)
-    if not _DOMAIN.fullmatch(ascii_domain):
+    domain = ascii_domain(domain, field)
+    if not _DOMAIN.fullmatch(domain):
         raise _not_one(value, field)
-    if len(local.encode()) > 64 or len(ascii_domain) > 253:  # RFC 5321, 4.5.3.1
+    if len(local.encode()) > 64 or len(domain) > 253:  # RFC 5321, 4.5.3.1
         raise InvalidJob(f"{field} is too long for a mail address: {shorten(value)}")
-    return Address(name, f"{local}@{ascii_domain}")
+    return Address(name, f"{local}@{domain}")
 
 
 def _too_many(field: str, number: int) -> InvalidJob:
@@ -132,11 +138,29 @@ def _too_many(field: str, number: int) -> InvalidJob:
 
 
 def _not_one(value: object, field: str) -> InvalidJob:
-    return InvalidJob(f"{field} isn't one mail address: {shorten(value)}")
+    return _no_address(value, field, "one mail address")
+
+
+def _not_a_list(value: object, field: str) -> InvalidJob:
+    return _no_address(value, field, "a list of mail addresses")
+
+
+def _no_address(value: object, field: str, wanted: str) -> InvalidJob:
+    text = value if isinstance(value, str) else ""
+    if _GROUP.match(text):
+        return InvalidJob(f"{field} holds a group, which isn't sent to: queue its addresses: {shorten(text)}")
+    if '"@' in text:
+        return InvalidJob(f"{field} holds an address with a quoted local part, which isn't sent to: {shorten(text)}")
+    return InvalidJob(f"{field} isn't {wanted}: {shorten(value)}")
 
 
 @lru_cache(maxsize=4096)
-def _ascii_domain(domain: str, field: str) -> str:
+def ascii_domain(domain: str, field: str) -> str:
+    """A domain's form in the DNS (IDNA 2008), in small letters.
+
+    Raises:
+        InvalidJob: it has none.
+    """
     if domain.isascii():
         return domain.lower()
     import idna  # for the rare domain that needs it

@@ -40,29 +40,38 @@ class Content:
     text: str
 
 
-def read_texts(fields: Mapping[str, object]) -> tuple[str, str]:
-    """HTML and plain text.
+def read_texts(fields: Mapping[str, object]) -> tuple[str, str, str]:
+    """HTML, plain text, and which of the two the body contradicts: `html`, `text`, or nothing.
 
     Raises:
         InvalidJob: there's neither, or one isn't a text.
     """
     html, text = (read_text(fields.get(name), name) for name in ("html", "text"))
+    contradicted = ""
     if "body" in fields:
         body = fields["body"]
-        if isinstance(body, list):
-            html, text = _parts(body, html, text)
-        else:
-            words = read_text(body, "body")
-            if _HTML.search(words, 0, LOOKED_AT_CHARACTERS):
-                html = html or words
+        parts = _parts(body) if isinstance(body, list) else [_body(body)]
+        if len(parts) > len({is_html for _, is_html in parts}):
+            raise InvalidJob("content holds two parts of one type, which say different things: queue one of them")
+        for words, is_html in parts:
+            kept = html if is_html else text
+            if kept and not same_words(kept, words):
+                contradicted = "html" if is_html else "text"
+            elif is_html:
+                html = kept or words
             else:
-                text = text or words
+                text = kept or words
     if not html and not text:
         if not {"attachments", "icalEvent"} & fields.keys():
             raise InvalidJob("html and text are both missing")
         # Files alone: programs show what they are attached to, and the providers' APIs want a text.
         text = "\n"
-    return html, text
+    return html, text, contradicted
+
+
+def same_words(one: str, other: str) -> bool:
+    """Whether they differ by blanks and line ends at most."""
+    return one == other or one.split() == other.split()
 
 
 def read_text(value: object, name: str) -> str:
@@ -90,18 +99,22 @@ def read_text(value: object, name: str) -> str:
     return text if len(raw.translate(None, _BODY_CONTROL_BYTES)) == len(raw) else _BODY_CONTROL.sub("", text)
 
 
-def _parts(body: list[object], html: str, text: str) -> tuple[str, str]:
-    """SendGrid's `content`: a list of `{type, value}`."""
+def _body(value: object) -> tuple[str, bool]:
+    words = read_text(value, "body")
+    return words, _HTML.search(words, 0, LOOKED_AT_CHARACTERS) is not None
+
+
+def _parts(body: list[object]) -> list[tuple[str, bool]]:
+    """SendGrid's `content`, a list of `{type, value}`: each text once, and whether it's HTML."""
+    found: list[tuple[str, bool]] = []
     for part in body:
         kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(part, dict) or kind not in ("text/html", "text/plain"):
             raise InvalidJob(f"content holds a part that is neither text/plain nor text/html: {shorten(kind)}")
-        words = read_text(part.get("value"), "content")
-        if kind == "text/html":
-            html = html or words
-        else:
-            text = text or words
-    return html, text
+        one = read_text(part.get("value"), "content"), kind == "text/html"
+        if one[0] and one not in found:
+            found.append(one)
+    return found
 
 
 def fill(content: Content, placeholders: Placeholders, data: Mapping[str, object], used: set[str]) -> Content:

@@ -225,6 +225,29 @@ def with_named(named: Fields, fields: Fields) -> Fields:
     return (*named, *(field for field in fields if field[0].lower() not in names))
 
 
+def overruled_names(named: Fields, url: str | None, fields: Fields) -> tuple[str, ...]:
+    """Those of the `headers` in whose place something else goes out: what has a name of its own, and the fields for
+    `unsubscribeUrl`."""
+    if not fields or (url is None and not named):
+        return ()
+    if url is not None:
+        named = (*named, ("List-Unsubscribe", f"<{url}>"), ONE_CLICK)
+    values: dict[str, set[str]] = {}
+    for name, value in named:
+        values.setdefault(name.lower(), set()).add(_gist(name, value))
+    return tuple(
+        f"headers.{name}"
+        for name, value in fields
+        if name.lower() in values and _gist(name, value) not in values[name.lower()]
+    )
+
+
+def _gist(name: str, value: str) -> str:
+    words = value.lower().split()
+    # `1` is what guides show for `1 (Highest)`.
+    return "".join(words[:1] if name.lower() == "x-priority" else words)
+
+
 def reply_to_of(fields: Fields) -> tuple[Fields, object]:
     """The fields without Reply-To, and what that says: it's the mail's replyTo."""
     values = [value for name, value in fields if name.lower() == "reply-to"]

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
 from worker.mail.addresses import Address, parse_address, parse_addresses
 from worker.mail.attachments import Attachment, CalendarEvent, read_attachments, read_event, unsent_keys
-from worker.mail.content import Content, Placeholders, check_length, fill, read_texts
+from worker.mail.content import Content, Placeholders, check_length, fill, read_texts, same_words
 from worker.mail.fields import line, shorten
 from worker.mail.job_headers import (
     Fields,
     named_fields,
+    overruled_names,
     read_headers,
     read_message_id,
     read_unsubscribe_url,
@@ -21,6 +22,7 @@ from worker.mail.job_headers import (
 from worker.mail.names import field_names
 from worker.mail.shape import Shape, ids_of, read_shape
 from worker.mail.templates import FindTemplate, no_template
+from worker.mail.twins import contradiction, untold_twins
 
 MAX_TAGS = 10
 MAX_TAG_CHARACTERS = 100
@@ -94,11 +96,11 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         raise InvalidJob(f"{'cc' if cc else 'bcc'} is set, but a campaign's mail goes to its subscriber alone")
     used: set[str] = set()
     content = _content(shape, defaults, find, used)
+    untold = untold_twins(shape, used, has_template=bool(_template_name(shape)))
     headers, reply_to = reply_to_of(read_headers(fields.get("headers", {})))
-    headers = with_unsubscribing(
-        _with_defaults(with_named(named_fields(fields), headers), defaults.headers),
-        read_unsubscribe_url(fields.get("unsubscribeUrl")),
-    )
+    named, unsubscribe_url = named_fields(fields), read_unsubscribe_url(fields.get("unsubscribeUrl"))
+    overruled = overruled_names(named, unsubscribe_url, headers)
+    headers = with_unsubscribing(_with_defaults(with_named(named, headers), defaults.headers), unsubscribe_url)
     return Job(
         to=to,
         sender=sender,
@@ -108,7 +110,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         cc=cc,
         bcc=bcc,
         own_sender=_own_sender(fields),
-        reply_to=_reply_to(fields.get("replyTo", reply_to), defaults),
+        reply_to=_reply_to(fields.get("replyTo"), reply_to, defaults),
         headers=headers,
         attachments=read_attachments(fields.get("attachments"), defaults.attachment_hosts),
         event=read_event(fields.get("icalEvent")),
@@ -116,7 +118,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         message_id=read_message_id(fields.get("messageId")),
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
-        unsent=(*_unsent(shape, used), *unsent_keys(fields.get("attachments"))),
+        unsent=(*_unsent(shape, used), *untold, *overruled, *unsent_keys(fields.get("attachments"))),
     )
 
 
@@ -158,9 +160,14 @@ def _content(shape: Shape, defaults: Defaults, find: FindTemplate, used: set[str
         content = find(name).fill(_words(shape), used, makes_text=defaults.makes_text)
         content = replace(content, subject=subject or content.subject)
     else:
-        content = Content(subject, *read_texts(fields))
+        html, text, contradicted = read_texts(fields)
+        content = Content(subject, html, text)
         if defaults.placeholders != "none" and any("{{" in text for text in (subject, content.html, content.text)):
             content = fill(content, defaults.placeholders, _words(shape), used)
+        if contradicted and shape.names["body"].rpartition(".")[2] not in used:
+            if not shape.is_own(contradicted):
+                raise contradiction(shape.names[contradicted], shape.names["body"])
+            shape.unsent.append(shape.names["body"])
     check_length(content)
     return content
 
@@ -176,30 +183,32 @@ def _words(shape: Shape) -> dict[str, object]:
 
 
 def redirected(job: Job, address: Address) -> Job:
-    """The job's mail for somebody else alone; whom it was for stands in X-Original-To."""
-    original = ", ".join(one.email for one in job.recipients)
+    """The job's mail for somebody else alone. Whom it was for stands in X-Original-To, but of those who were to get it
+    unseen (Bcc) the number alone: a mail is passed on."""
+    seen = dict.fromkeys(one.email for one in (*job.to, *job.cc))
+    unseen = len(job.recipients) - len(seen)
+    original = ", ".join(seen) + (f" (and {unseen} in Bcc)" if unseen else "")
     headers = (*job.headers, ("X-Original-To", original))
     return replace(job, to=(address,), cc=(), bcc=(), headers=headers)
 
 
 def _sender(fields: Mapping[str, object], defaults: Defaults) -> Address:
     try:
-        sender = _mailbox(fields, "from")
-        if sender is not None and not sender.name and "fromName" in fields:
-            sender = Address(line(fields["fromName"], "fromName"), sender.email)
-        if sender is None and "fromEmail" in fields:
-            name = line(fields.get("fromName", ""), "fromName")
-            sender = _mailbox(fields, "fromEmail")
-            sender = Address(name or sender.name, sender.email) if sender else None
-        if sender is None:
-            sender = _mailbox(fields, "sender") or defaults.sender
-            if sender is not None and "fromName" in fields:
-                sender = Address(line(fields["fromName"], "fromName"), sender.email)
+        name = line(fields.get("fromName", ""), "fromName")
+        sender, address = _mailbox(fields, "from"), _mailbox(fields, "fromEmail")
+        if sender is not None and address is not None:
+            if sender.email != address.email:
+                raise contradiction("from", "fromEmail")
+            sender = sender if sender.name else address
+        sender = sender or address or _mailbox(fields, "sender")
+        if name and sender is not None and sender.name and not same_words(name, sender.name):
+            raise contradiction("fromName", "the name in the sender's address")
     except InvalidJob as error:
         raise InvalidSender(str(error)) from None
+    sender = sender or defaults.sender
     if sender is None:
         raise InvalidSender("from is missing, and no MAIL_FROM is set in the worker's settings")
-    return sender
+    return Address(name, sender.email) if name else sender
 
 
 def _own_sender(fields: Mapping[str, object]) -> Address | None:
@@ -234,13 +243,25 @@ def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
         if len(value) != 1:
             raise InvalidJob(f"{name} holds {len(value)} addresses instead of one")
         value = value[0]
-    return None if value is None or value == "" else parse_address(value, name)
+    if value is None or value == "":
+        return None
+    try:
+        return parse_address(value, name)
+    except InvalidJob:
+        if not isinstance(value, str) or (number := len(parse_addresses(value, name))) < 2:
+            raise
+        raise InvalidJob(f"{name} holds {number} addresses instead of one") from None
 
 
-def _reply_to(value: object, defaults: Defaults) -> tuple[Address, ...]:
-    if value is None:
+def _reply_to(value: object, among_headers: object, defaults: Defaults) -> tuple[Address, ...]:
+    if value is None and among_headers is None:
         return () if defaults.reply_to is None else (defaults.reply_to,)
-    return parse_addresses(value, "replyTo")
+    found = parse_addresses(among_headers if value is None else value, "replyTo")
+    if value is not None and among_headers is not None:
+        others = parse_addresses(among_headers, "replyTo")
+        if {one.email for one in found} != {one.email for one in others}:
+            raise contradiction("replyTo", "headers.Reply-To")
+    return found
 
 
 def _with_defaults(headers: Fields, defaults: Mapping[str, str]) -> Fields:

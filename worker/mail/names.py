@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-#: What a mail is made of → the names for it; the first that isn't empty counts.
+#: What a mail is made of → the names for it. A job that says different things under two of them is refused.
 NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "to": ("to", "email", "recipient", "toEmail"),
@@ -92,14 +92,19 @@ class FieldNames:
     def __init__(self, own: Mapping[str, str] = MappingProxyType({})) -> None:
         """
         Args:
-            own: what a mail is made of → the app's own name for it, which counts before all others.
+            own: what a mail is made of → the app's own name for it, which counts before all others: they aren't read
+                beside it.
         """
         #: Each name → what it's a name of, and its rank among the others.
         self.all: dict[str, tuple[str, int]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
+        self._own = {canonical: both_spellings((name,)) for canonical, name in own.items()}
+        self._ranked: dict[str, tuple[tuple[str, ...], ...]] = {}
         for canonical, names in NAMES.items():
             first = (own[canonical],) if canonical in own else ()
             self._names[canonical] = both_spellings((*first, *names))
+            others = tuple(name for name in self._names[canonical] if name not in self.own(canonical))
+            self._ranked[canonical] = (self.own(canonical), others) if first else (others,)
             for rank, name in enumerate(self._names[canonical]):
                 self.all.setdefault(name, (canonical, rank))
         self.texts = tuple(name for field in TEXT_FIELDS for name in self._names[field])
@@ -111,6 +116,14 @@ class FieldNames:
     def of(self, canonical: str) -> tuple[str, ...]:
         """All names of a field in their order."""
         return self._names[canonical]
+
+    def own(self, canonical: str) -> tuple[str, ...]:
+        """The app's own names of a field, which are the first of all its names."""
+        return self._own.get(canonical, ())
+
+    def ranked(self, canonical: str) -> tuple[tuple[str, ...], ...]:
+        """The app's own names of a field, if it has any, and then all others, which count where none of those is."""
+        return self._ranked[canonical]
 
     def known(self, name: str) -> tuple[str, int] | None:
         """What the name is one of, and its rank."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from worker.errors import InvalidJob
+from worker.mail.addresses import ascii_domain
 from worker.mail.fields import shorten, without_surrogates
 from worker.mail.names import ADDRESS_KEYS, FieldNames, field_names
 
@@ -17,7 +18,20 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EMPTY: tuple[object, ...] = (None, "", [], {})
 _IN_BRACKETS = re.compile(r"<([^<>]*)>$")
 _BEFORE_COMMENT = re.compile(r"([^ \t\n\v\f\r()]+)[ \t\n\v\f\r]+\(")
+_IDS = ("campaignId", "subscriberId")
+_SENDER = ("from", "fromEmail", "fromName", "sender")
+#: No id has a control character.
+_UNFINISHED = "\x01"
 _UPPER_TO_LOWER = {number: number + 32 for number in range(ord("A"), ord("Z") + 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A field that is there already under another name."""
+
+    field: str
+    name: str
+    value: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +46,12 @@ class Shape:
     unsent: list[str]
     #: Where they were, the first one first.
     parts: tuple[Mapping[str, object], ...]
+    #: What stands in the job under a second name for a field, and isn't the same.
+    twins: list[Twin]
+
+    def is_own(self, field: str) -> bool:
+        """Whether it has the app's own name, which counts before all others."""
+        return self.names.get(field, "").rpartition(".")[2] in field_names().own(field)
 
     @property
     def data(self) -> dict[str, object]:
@@ -53,36 +73,59 @@ def read_shape(raw: object) -> Shape:
     job = _object(raw)
     wrapper = _wrapper(job, names)
     if wrapper is None:
-        shape = Shape({}, {}, [], (job,))
+        shape = Shape({}, {}, [], (job,), [])
         _read_part(shape, job, "", names)
         return shape
     inner, outer = _object(job[wrapper]), {name: value for name, value in job.items() if name != wrapper}
-    shape = Shape({}, {}, [], (inner, outer))
+    shape = Shape({}, {}, [], (inner, outer), [])
     _read_part(shape, inner, f"{wrapper}.", names)
     _read_part(shape, outer, "", names)
     return shape
 
 
 def _read_part(shape: Shape, part: Mapping[str, object], prefix: str, names: FieldNames) -> None:
-    """Adds what it has of the mail; a field that is there already stays."""
+    """Adds what it has of the mail; a field that another part has stays."""
     ranks: dict[str, int] = {}
+    twins: list[Twin] = []
     for name, value in part.items():
         if value in _EMPTY:
             continue
         if known := names.all.get(name):
             canonical, rank = known
-            if canonical not in shape.fields or rank < ranks.get(canonical, -1):
-                if canonical in ranks:
-                    shape.unsent.append(shape.names[canonical])
+            if canonical in ranks:
+                twin = Twin(canonical, prefix + name, value)
+                if rank < ranks[canonical]:
+                    twin = Twin(canonical, shape.names[canonical], shape.fields[canonical])
+                    ranks[canonical] = rank
+                    shape.fields[canonical], shape.names[canonical] = value, prefix + name
+                twins.append(twin)
+            elif canonical not in shape.fields:
                 ranks[canonical] = rank
                 shape.fields[canonical], shape.names[canonical] = value, prefix + name
-            else:
+            elif shape.fields[canonical] != value:
                 shape.unsent.append(prefix + name)
         elif reason := names.refused(name):
             if value is not False:
                 raise InvalidJob(f"{name} can't be sent: {reason}")
         elif not names.is_harmless(name):
             shape.unsent.append(prefix + name)
+    for twin in twins:
+        if twin.value == shape.fields[twin.field]:
+            continue
+        # Who names a field has said which one counts.
+        if shape.is_own(twin.field) and twin.name.rpartition(".")[2] not in names.own(twin.field):
+            shape.unsent.append(twin.name)
+        elif twin.field not in _IDS:
+            shape.twins.append(twin)
+
+
+def with_sender(raw: dict[str, object], sender: str) -> dict[str, object]:
+    """The job with another sender instead of its own, by whatever name and wherever that stands."""
+    names = field_names()
+    own = {name for field in _SENDER for name in names.of(field)}
+    wrapper = _wrapper(_object(raw), names)
+    inner = {} if wrapper is None else {wrapper: {n: v for n, v in _object(raw[wrapper]).items() if n not in own}}
+    return {**{name: value for name, value in raw.items() if name not in own}, **inner, "from": sender}
 
 
 def recipient_key(raw: object) -> tuple[str, str] | None:
@@ -94,10 +137,10 @@ def recipient_key(raw: object) -> tuple[str, str] | None:
     wrapper = _wrapper(job, names)
     parts = (job,) if wrapper is None else (_object(job[wrapper]), job)
     try:
-        campaign_id = _first_id(parts, names, "campaignId")
+        campaign_id = _one_id(parts, names, "campaignId")
         if campaign_id is None:
             return None
-        subscriber_id = _first_id(parts, names, "subscriberId") or _address_id(parts[0], names.of("to"))
+        subscriber_id = _one_id(parts, names, "subscriberId") or _address_id(parts[0], names.of("to"))
     except InvalidJob:
         return None
     return None if subscriber_id is None else (campaign_id, subscriber_id)
@@ -108,9 +151,10 @@ def ids_of(shape: Shape) -> tuple[str | None, str | None]:
     subscriber's id has its address instead.
 
     Raises:
-        InvalidJob: one of them isn't an id, or a subscriber's is there alone.
+        InvalidJob: one of them isn't an id, there are two, or a subscriber's is there alone.
     """
-    campaign_id, subscriber_id = (read_id(shape.fields.get(name), name) for name in ("campaignId", "subscriberId"))
+    names = field_names()
+    campaign_id, subscriber_id = (_one_id(shape.parts, names, name) for name in _IDS)
     if campaign_id is None:
         if subscriber_id is not None:
             raise InvalidJob("subscriberId is set, but campaignId isn't: they go together")
@@ -183,16 +227,19 @@ def _may_be_recipient(value: object) -> bool:
     return (isinstance(value, list) and value != []) or (isinstance(value, str) and value != "")
 
 
-def _first_id(parts: tuple[Mapping[str, object], ...], names: FieldNames, field: str) -> str | None:
-    for part in parts:
-        for name in names.of(field):
-            if part.get(name) not in (None, ""):
-                return read_id(part[name], field)
+def _one_id(parts: tuple[Mapping[str, object], ...], names: FieldNames, field: str) -> str | None:
+    for group in names.ranked(field):
+        found = [(name, read_id(part[name], field)) for part in parts for name in group if part.get(name) not in _EMPTY]
+        for name, other in found[1:]:
+            if other != found[0][1]:
+                raise InvalidJob(f"{found[0][0]} and {name} hold different ids: queue one of them")
+        if found:
+            return found[0][1]
     return None
 
 
 def _address_id(fields: Mapping[str, object], names: tuple[str, ...]) -> str | None:
-    """The first recipient's address as it stands in the job, its domain in small letters."""
+    """The first recipient's address, its domain in ASCII and small letters: one id for all spellings of a domain."""
     value = next((fields[name] for name in names if fields.get(name) not in _EMPTY), None)
     if isinstance(value, list):
         value = value[0] if len(value) == 1 else None
@@ -208,6 +255,22 @@ def _address_id(fields: Mapping[str, object], names: tuple[str, ...]) -> str | N
     if not at:
         return None
     try:
-        return read_id(f"{local}@{domain.translate(_UPPER_TO_LOWER)}", "to")
+        address = read_id(f"{local}@{domain.translate(_UPPER_TO_LOWER)}", "to")
     except InvalidJob:
         return None
+    return address if address is None or domain.isascii() else _with_ascii_domain(address)
+
+
+def read_recipient(found: str) -> str | None:
+    """A subscriber as lua/ids.lua returns it. Redis has no tables of what Unicode's letters are the same, so what
+    stands for a recipient there may be an address whose domain isn't in ASCII yet."""
+    return _with_ascii_domain(found[1:]) if found.startswith(_UNFINISHED) else found
+
+
+def _with_ascii_domain(address: str) -> str | None:
+    local, _, domain = address.rpartition("@")
+    try:
+        return read_id(f"{local}@{ascii_domain(domain, 'to')}", "to")
+    except InvalidJob:
+        # No such domain, so no mail either; the job's failure needs a name.
+        return address

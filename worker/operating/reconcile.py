@@ -12,6 +12,7 @@ from worker.base import keys
 from worker.base.redis_client import script
 from worker.ledger.outbox import record_again
 from worker.ledger.uncertain import UncertainMails
+from worker.mail.shape import read_recipient
 from worker.queue.producer import enqueue, jobs_of
 from worker.recording.database import Recipient
 
@@ -127,7 +128,7 @@ class Reconciliation:
         at_once = FIRST_LOOK
         while True:
             cursor, looked_bytes, *subscribers = self._recipients(keys=[key], args=[self._campaign_id, cursor, at_once])
-            found.update(subscriber.decode() for subscriber in subscribers)
+            found.update(_read(subscribers))
             if int(cursor) == 0:
                 return found
             # How many messages are some of their bytes is known only from those that were seen.
@@ -144,7 +145,7 @@ class Reconciliation:
                     keys=[f"{self._bullmq}:{state}"],
                     args=[self._campaign_id, start, LOOK_AT_ONCE, f"{self._bullmq}:", LOOK_BYTES],
                 )
-                found.update(subscriber.decode() for subscriber in subscribers)
+                found.update(_read(subscribers))
                 start += int(looked)
                 if int(looked) == 0:
                     break
@@ -194,3 +195,8 @@ class Reconciliation:
             record_again(self._client, self._campaign_id, found)
         for identity, _ in self._entries(keys.PARKED_RESULTS):
             self._client.xdel(keys.PARKED_RESULTS, identity)
+
+
+def _read(subscribers: list[bytes]) -> Iterator[str]:
+    """As lua/ids.lua returns them."""
+    return filter(None, (read_recipient(subscriber.decode()) for subscriber in subscribers))

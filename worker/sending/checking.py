@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
 from worker.mail.jobs import Defaults, Job, parse_job, template_of
-from worker.mail.shape import recipient_key
+from worker.mail.shape import recipient_key, with_sender
 from worker.queue.control import AsyncControl
 from worker.queue.templates import Templates
 from worker.sending.attachment_files import AttachmentFiles
@@ -64,7 +64,7 @@ class Checker:
             hint = _SENDER_HINT if isinstance(error, InvalidSender) else _HINT
             fault = await self._control.fault(campaign_id, subscriber_id, str(error), hint.format(campaign=campaign_id))
             if isinstance(error, InvalidSender) and fault.sender:
-                return await self({**raw, "from": fault.sender})
+                return await self(with_sender(raw, fault.sender))
             if fault.paused:
                 return Parked(campaign_id)
             if fault.wait_ms:
