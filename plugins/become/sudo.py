@@ -28,7 +28,7 @@ def _ansibles_own() -> Any:
 
 _own = _ansibles_own()
 #: Ansible reads the options from here.
-DOCUMENTATION = _own.DOCUMENTATION
+DOCUMENTATION: str = _own.DOCUMENTATION
 _AnsiblesOwn: Any = _own.BecomeModule
 
 
