@@ -35,7 +35,7 @@ _AnsiblesOwn: Any = _own.BecomeModule
 class BecomeModule(_AnsiblesOwn):  # type: ignore[misc] # Ansible has no types.
     """What differs with sudo-rs: the prompt, and its words for a wrong password and a missing one."""
 
-    fail = (*_AnsiblesOwn.fail, "Authentication failed, try again.", "incorrect authentication attempt")
+    fail = (*_AnsiblesOwn.fail, "Authentication failed, try again.", "ncorrect authentication attempt")
     missing = (*_AnsiblesOwn.missing, "sudo: interactive authentication is required")
 
     def check_password_prompt(self, b_output: bytes) -> bool:
