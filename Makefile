@@ -9,7 +9,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 # sudo has a PATH of its own, which knows no Node in a user's home.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo 'sudo --preserve-env=CI env PYTHONDONTWRITEBYTECODE=1 PATH="$(PATH)"')
 DEMO_HOST ?= debian13
-# cluster and collection take ten minutes and five more than a gate has.
+CLOUD_IMAGE ?= cloud
+# Cluster, collection, upgrade and cloud take more time than a gate has. CLOUD_IMAGE=cloud-forky gives cloud Debian's
+# next release.
 SCENARIOS ?= deploy default hardening
 
 help: ## List the verbs
@@ -52,9 +54,10 @@ test: ## Run all tests: lint, unit, integration on real services, chaos, Molecul
 	@$(MAKE) --no-print-directory test-down
 	@echo "test: all passed"
 
-test-long: ## Run what doesn't fit into a gate: the cluster, the collection, and chaos with 10,000 recipients in both queues
+test-long: ## Run what doesn't fit into a gate: the cluster, the collection, upgrades, cloud images, chaos with 10,000 recipients
 	@testbed/bootstrap.sh lint containers
-	@$(MAKE) --no-print-directory molecule SCENARIOS="cluster collection"
+	@$(MAKE) --no-print-directory molecule SCENARIOS="cluster collection upgrade cloud"
+	@$(MAKE) --no-print-directory molecule SCENARIOS=cloud CLOUD_IMAGE=cloud-forky
 	$(SUDO) $(PYTHON) -m benchmarks.chaos
 	$(SUDO) $(PYTHON) -m benchmarks.chaos --hold
 	$(SUDO) $(PYTHON) -m benchmarks.bullmq_chaos --major 5
@@ -70,7 +73,7 @@ lint:
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/yamllint --strict .
 	.venv/bin/ansible-lint -q --offline
-	shellcheck roles/container/files/build-image roles/redis/files/redis-* roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image .ci/run
+	shellcheck roles/container/files/build-image roles/redis/files/redis-* roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image testbed/cloud/usr/local/lib/testbed/finish-cloud .ci/run
 
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract
@@ -100,10 +103,10 @@ e2e:
 	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider tests/e2e
 
 molecule:
-	@for name in $(SCENARIOS); do $(SUDO) molecule test --scenario-name $$name || exit; done
+	@for name in $(SCENARIOS); do $(SUDO) env CLOUD_IMAGE=$(CLOUD_IMAGE) molecule test --scenario-name $$name || exit; done
 
 test-down: ## Remove everything that the tests started
-	@for name in test hosts chaos bench molecule hardening deploy cluster collection redis; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
+	@for name in test hosts chaos bench molecule hardening deploy cluster collection redis upgrade cloud; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
 
 lock: ## Write uv.lock and the hosts' hash-locked lists anew after a change in pyproject.toml
 	@testbed/lock.sh

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from testbed.errors import TestbedError
-from testbed.images import SUITES
+from testbed.images import SYSTEMS
 from testbed.instance import Instance, instances
 
 
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start what's missing of an instance")
     up.add_argument("name")
     up.add_argument("--vps", type=int, choices=range(10), default=1, metavar="N", help="bare VPSes, mail1 … mailN")
-    up.add_argument("--suite", choices=SUITES, default=SUITES[0], help="the VPSes' Debian")
+    up.add_argument("--suite", choices=SYSTEMS, default="trixie", help="the VPSes' Debian, or an image made of it")
     up.add_argument("--services", action="store_true", help="Redis, Supabase's data API, SMTP")
     up.add_argument("--mail-delay-ms", type=int, default=0, metavar="MS", help="the SMTP server's time for one mail")
     down = commands.add_parser("down", help="remove an instance with all its data")

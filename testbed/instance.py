@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from testbed.errors import TestbedError
-from testbed.images import services_image, vps_image
+from testbed.images import SYSTEMS, services_image, vps_image
 from testbed.paths import CHECKOUT_ID, INSTANCES
 from testbed.podman import command, environment, leave_nothing, podman
 from testbed.services import Services
@@ -26,6 +26,16 @@ _FIRST_VPS_HOST_NUMBER = 11
 _CAPABILITIES = ("NET_ADMIN", "SYS_ADMIN", "AUDIT_WRITE", "SYS_CHROOT")
 #: A company's TLS proxy, for one: what this machine trusts beyond Debian's own list, its guests must trust too.
 _EXTRA_CA_DIRECTORY = Path("/usr/local/share/ca-certificates")
+
+#: Gives a user the public key from standard input, as a provider's panel does.
+_TAKE_KEY = """
+set -eu
+home=$(getent passwd "$1" | cut -d: -f6)
+install -d -m 0700 -o "$1" -g "$1" "$home/.ssh"
+cat >"$home/.ssh/authorized_keys"
+chown "$1:$1" "$home/.ssh/authorized_keys"
+chmod 0600 "$home/.ssh/authorized_keys"
+"""
 
 Say = Callable[[str], None]
 
@@ -70,7 +80,7 @@ class Instance:
         for host in hosts:
             self._wait_for_boot(host)
         if hosts:
-            self._write_inventory(hosts, services)
+            self._write_inventory(hosts, SYSTEMS[suite].user, services)
 
     def down(self) -> None:
         """Removes the containers, the network and the files; nothing that isn't there is an error."""
@@ -174,7 +184,7 @@ class Instance:
             time.sleep(0.3)
         raise TestbedError(f"{host} hasn't booted within {BOOT_SECONDS} s; systemd says {state or 'nothing'}.")
 
-    def _write_inventory(self, hosts: dict[str, str], services: bool) -> None:
+    def _write_inventory(self, hosts: dict[str, str], user: str, services: bool) -> None:
         key = self.directory / "ssh_key"
         if not key.exists():
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -183,14 +193,13 @@ class Instance:
         lines = []
         for host, address in hosts.items():
             container = self.container(host)
-            podman("exec", container, "mkdir", "-p", "-m", "0700", "/root/.ssh")
-            podman("exec", "-i", container, "tee", "/root/.ssh/authorized_keys", input_text=public_key)
+            podman("exec", "-i", container, "sh", "-c", _TAKE_KEY, "sh", user, input_text=public_key)
             host_key = podman("exec", container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub").split()[:2]
             lines.append(f"{address} {' '.join(host_key)}\n")
             _wait_for_port(address, 22)
         known_hosts.write_text("".join(lines), encoding="ascii")
         shared = {
-            "ansible_user": "root",
+            "ansible_user": user,
             "ansible_ssh_private_key_file": str(key),
             "ansible_ssh_common_args": f"-o UserKnownHostsFile={known_hosts} -o IdentitiesOnly=yes",
             # A container shows its host's RAM; size it as the VPS that it stands for.

@@ -1,6 +1,7 @@
 """Each rendered file, read by the program that it is for."""
 
 import configparser
+import re
 from pathlib import Path
 from typing import cast
 
@@ -70,6 +71,13 @@ def test_the_firewall_lets_the_worker_reach_its_services_only(rendered: Path) ->
     # Supabase, SMTP and Redis, as the inventory has them.
     assert "tcp dport { 443, 465, 6379 } accept" in chain
     assert str(GOOD["worker_redis_url"]) not in text
+
+
+def test_the_firewall_lets_the_clock_reach_its_servers(rendered: Path) -> None:
+    text = (rendered / "firewall.nft").read_text(encoding="utf-8")
+    chain = text[text.index("chain output {") : text.index("chain worker {")]
+    assert "udp dport { 53, 123 } accept" in chain
+    assert re.search(r"\n    tcp dport { 53, [^}]*\b4460\b[^}]* } accept\n", chain)
 
 
 def test_systemd_waits_longer_than_any_program(rendered: Path) -> None:

@@ -93,6 +93,16 @@ def test_a_release_that_lacks_something_is_no_donor(releases: Releases) -> None:
     assert releases.build("3") == ["with the dependencies of 2"]
 
 
+def test_a_release_of_another_python_is_built_anew_and_is_no_donor(releases: Releases) -> None:
+    releases.build("1")
+    library = next((releases.host.releases / "1/venv/lib").iterdir())
+    # As after an upgrade of the system, with the older one's packages in place.
+    library.rename(library.with_name("python3.2"))
+    assert releases.build("2") == []
+    assert releases.build("1") == ["with the dependencies of 2"]
+    assert releases.run("1") == "1 False\n"
+
+
 def test_what_is_no_wheel_of_the_worker_is_named(releases: Releases) -> None:
     other = io.BytesIO()
     with zipfile.ZipFile(other, "w") as archive:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mail_worker_release import candidate, drain, switch
+from mail_worker_release import candidate, drain, renewal, switch
 from mail_worker_release.__main__ import main
 from mail_worker_release.errors import GateFailed, ReleaseError
 from mail_worker_release.gate import Demands
@@ -127,6 +127,12 @@ class Fixture:
 
     def switch(self, setup: switch.Setup) -> bool:
         return switch.switch(self.host, self.supervisor, setup, DEMANDS, "ann", self.said.append)
+
+    def upgrade_the_system(self) -> None:
+        """The host has another Python from now on, and its releases were built with the one before."""
+        for release in self.host.releases.iterdir():
+            (release / "venv/lib/python3.11").mkdir(parents=True)
+        self.host = Host(self.root, python="3.13")
 
     def rollback(self, release: str = "") -> str:
         return switch.rollback(
@@ -312,6 +318,73 @@ def test_old_releases_go(fixture: Fixture) -> None:
     assert switch.prune(fixture.host, 1) == ["3"]  # 4 is the newest.
     assert {path.name for path in fixture.host.releases.iterdir()} == {"2", "4", "5"}
     fixture.runs("2")
+
+
+def test_no_rollback_leads_to_a_release_whose_python_is_gone(fixture: Fixture) -> None:
+    fixture.switch(fixture.setup(fixture.release("2")))
+    fixture.upgrade_the_system()
+    running = fixture.pids()
+    with pytest.raises(ReleaseError, match=r"^1 can't run any more: it was built with Python 3\.11, which an upgrade"):
+        fixture.rollback()
+    assert fixture.pids() == running
+    with pytest.raises(ReleaseError, match=r"^The release 1 was built with Python 3\.11, .*: deploy again\.$"):
+        fixture.switch(fixture.setup("1"))
+    fixture.switch(fixture.setup(fixture.release("2-py3.13")))
+    fixture.runs("2-py3.13")
+    with pytest.raises(ReleaseError, match=r"^2 can't run any more"):
+        fixture.rollback("2")
+    # None of them leads anywhere, and a small disk is full soon.
+    assert sorted(switch.prune(fixture.host, 3)) == ["1", "2"]
+    fixture.switch(fixture.setup(fixture.release("3-py3.13")))
+    assert fixture.rollback() == "2-py3.13"
+
+
+def test_a_release_that_fails_isnt_replaced_by_one_whose_python_is_gone(fixture: Fixture) -> None:
+    fixture.upgrade_the_system()
+    with pytest.raises(ReleaseError, match=r"2-py3\.13 stays in place, for 1 was built with Python 3\.11"):
+        fixture.switch(fixture.setup(fixture.release("2-py3.13", CRASHING), startsecs=1))
+    assert fixture.host.release_in_place() == "2-py3.13"
+    assert "failed (" in fixture.host.audit.read_text(encoding="utf-8").splitlines()[-1]
+    # The next one finishes what that one began.
+    fixture.switch(fixture.setup(fixture.release("3-py3.13")))
+    fixture.runs("3-py3.13")
+
+
+def test_status_names_a_release_whose_python_is_gone(fixture: Fixture) -> None:
+    # Of a version that no test runs by.
+    (fixture.host.releases / "1/venv/lib/python3.2").mkdir(parents=True)
+    code, printed = Commands(fixture).run("status")
+    assert code == 0
+    assert (
+        "NO PYTHON  1 was built with Python 3.2, which an upgrade of the system has replaced: deploy again" in printed
+    )
+
+
+def test_supervisord_is_restarted_for_the_new_python_once(fixture: Fixture) -> None:
+    marker = fixture.root / "restarted"
+    restart = ("touch", str(marker))
+    libraries = fixture.host.supervisor_venv / "lib"
+    for name in ("python3.11", "python3.13"):
+        (libraries / name).mkdir(parents=True)
+    fixture.host = Host(fixture.root, python="3.13")
+    with pytest.raises(ReleaseError, match=r"^false failed \(no message\)"):
+        renewal.renew(fixture.host, fixture.supervisor, ("false",))
+    assert renewal.renew(fixture.host, fixture.supervisor, restart)
+    assert marker.exists()
+    assert [path.name for path in libraries.iterdir()] == ["python3.13"]
+    marker.unlink()
+    assert not renewal.renew(fixture.host, fixture.supervisor, restart)
+    assert not marker.exists()
+
+
+def test_a_host_with_another_python_says_what_to_run(tmp_path: Path) -> None:
+    packed = tmp_path / "mail-worker-release"
+    subprocess.run([sys.executable, CHECKOUT / "roles/worker/files/pack.py", packed], check=True)
+    # -S: without the venv's packages, as a new Python finds its own directory empty.
+    done = subprocess.run([sys.executable, "-S", packed, "status"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("An upgrade of the system has brought Python ")
+    assert done.stderr.endswith("run playbooks/site.yml (docs/upgrade-the-system.md).\n")
 
 
 class Commands:

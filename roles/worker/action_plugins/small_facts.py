@@ -12,8 +12,14 @@ _COMMANDS = {
     "architecture": "uname -m",
     "hostname": "uname -n | cut -d. -f1",
     "python_version": "python3 -c 'import platform; print(platform.python_version())'",
-    # Not setup's: whether the role container has been at work.
+    # Not setup's: whether the role container has been at work; and whether an upgrade of the system has brought a
+    # Python that supervisor wasn't installed for.
     "worker_containers": "test ! -e /etc/systemd/system/mail-worker.target; echo $?",
+    "worker_python_replaced": (
+        "test ! -e /opt/supervisor/venv -o"
+        " -e /opt/supervisor/venv/lib/$(python3 -c 'import sys; print(\"python%d.%d\" % sys.version_info[:2])')"
+        "/site-packages/supervisor; echo $?"
+    ),
 }
 
 
@@ -36,5 +42,6 @@ class ActionModule(ActionBase):
                 "msg": f"{sentence} ({said['stdout']!r}, {said['stderr']!r}): mend it there.",
             }
         facts: dict[str, Any] = dict(zip(_COMMANDS, lines, strict=True))
-        facts |= {"memtotal_mb": int(lines[0]), "worker_containers": facts["worker_containers"] == "1"}
+        facts |= {"memtotal_mb": int(lines[0])}
+        facts |= {name: facts[name] == "1" for name in ("worker_containers", "worker_python_replaced")}
         return {**result, "ansible_facts": facts}

@@ -12,7 +12,22 @@ from pathlib import Path
 import installer
 
 SHEBANG = b"#!/opt/supervisor/venv/bin/python\n"
-MAIN = "import sys\n\nfrom mail_worker_release.__main__ import main\n\nsys.exit(main())\n"
+#: An upgrade of the system may bring another Python, which finds nothing in supervisor's venv.
+MAIN = """\
+import sys
+
+try:
+    import supervisor.xmlrpc
+except ModuleNotFoundError:
+    sys.exit(
+        "An upgrade of the system has brought Python {}.{}, and neither supervisor nor any release was built with it:"
+        " run playbooks/site.yml (docs/upgrade-the-system.md).".format(*sys.version_info)
+    )
+
+from mail_worker_release.__main__ import main
+
+sys.exit(main())
+"""
 
 
 def pack(*packages: Path) -> bytes:

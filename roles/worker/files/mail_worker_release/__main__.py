@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mail_worker_release import apart, build, candidate, drain, gate, records, switch
+from mail_worker_release import apart, build, candidate, drain, gate, records, renewal, switch
 from mail_worker_release.errors import GateFailed, ReleaseError
 from mail_worker_release.host import Host, read_json
 from mail_worker_release.supervisor import Supervisor
@@ -124,8 +124,11 @@ def _status(host: Host, supervisor: Supervisor, options: argparse.Namespace) -> 
     if proven is None:
         say("release    none has proven itself yet")
     else:
-        earlier = ", ".join(name for name in proven.previous if host.complete(name)) or "none"
+        earlier = ", ".join(name for name in proven.previous if host.runs(name)) or "none"
         say(f"release    {host.release_in_place()}; before it: {earlier}")
+    for path in sorted(host.releases.glob("*/complete")):
+        if python := host.lost_python(path.parent.name):
+            say(f"NO PYTHON  {path.parent.name} {switch.without(python)}: deploy again")
     if before is not None:
         say(f"UNPROVEN   a deploy was interrupted; before it {before.release} ran: deploy again, or roll back")
     for path in sorted(host.releases.glob("*/failed")):
@@ -192,6 +195,8 @@ def _switch_here(host: Host, supervisor: Supervisor, options: argparse.Namespace
         wanted = candidate.read(host, options.release)
         if not switch.switch(host, supervisor, wanted, demands, options.by, say):
             say(f"unchanged: {options.release} runs, with this environment and these programs")
+        if renewal.renew(host, supervisor):
+            say(f"supervisord was restarted, by Python {host.python}")
         if removed := switch.prune(host, options.keep):
             say(f"removed {', '.join(removed)}")
     finally:

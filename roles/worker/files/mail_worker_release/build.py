@@ -45,7 +45,7 @@ def build(host: Host, release: str, given: Wheel, source: tuple[str, ...], say: 
     Raises:
         ReleaseError: it can't be built. What was made of it goes with the next try.
     """
-    if host.complete(release):
+    if host.runs(release):
         return False
     directory = host.releases / release
     remove(directory)
@@ -116,7 +116,8 @@ def _donor(host: Host, directory: Path) -> Path | None:
     for complete in sorted(host.releases.glob("*/complete"), key=lambda path: path.stat().st_mtime, reverse=True):
         donor = complete.parent
         if (
-            all((donor / part).exists() for part in ("requirements.txt", "bytecode", "venv/bin/mail-worker"))
+            host.runs(donor.name)
+            and all((donor / part).exists() for part in ("requirements.txt", "bytecode", "venv/bin/mail-worker"))
             and (donor / "requirements.txt").read_bytes() == wanted
             and _version(donor / "venv/bin/python") == version
         ):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ class Host:
     """The paths, below `root`."""
 
     root: Path = Path("/")
+    #: This command runs by the distribution's Python, by which releases run too.
+    python: str = f"{sys.version_info.major}.{sys.version_info.minor}"
 
     @property
     def directory(self) -> Path:
@@ -52,6 +55,10 @@ class Host:
     @property
     def supervisor_socket(self) -> Path:
         return self.root / "run/supervisor/supervisor.sock"
+
+    @property
+    def supervisor_venv(self) -> Path:
+        return self.root / "opt/supervisor/venv"
 
     @property
     def state(self) -> Path:
@@ -110,6 +117,21 @@ class Host:
     def complete(self, release: str) -> bool:
         """Whether a release was installed to its end."""
         return bool(release) and (self.releases / release / "complete").is_file()
+
+    def lost_python(self, release: str) -> str:
+        """The Python that a release was built with, if an upgrade of the system has put another one in its place; else
+        "". A venv's packages lie below their Python's version, so the new one doesn't find them."""
+        built_with = pythons(self.releases / release / "venv")
+        return "" if self.python in built_with else ", ".join(built_with)
+
+    def runs(self, release: str) -> bool:
+        """Whether a release is whole, and can be run by the Python that this host has."""
+        return self.complete(release) and not self.lost_python(release)
+
+
+def pythons(venv: Path) -> list[str]:
+    """The versions of Python that a venv has packages for, such as 3.11."""
+    return sorted(path.name.removeprefix("python") for path in venv.glob("lib/python3.*"))
 
 
 def put(path: Path, content: bytes, mode: int, like: Path | None = None) -> None:

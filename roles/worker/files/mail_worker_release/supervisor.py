@@ -16,6 +16,8 @@ from mail_worker_release.errors import ReleaseError
 WORKERS = "mail-worker"
 RECORDER = "mail-recorder"
 GROUPS = (RECORDER, WORKERS)
+#: A small host needs some for the start of Python alone.
+ANSWERS_WITHIN_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,19 @@ class Supervisor:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def wait_until_it_answers(self) -> None:
+        """After its start, for some seconds."""
+        deadline = time.monotonic() + ANSWERS_WITHIN_SECONDS
+        while True:
+            try:
+                self.processes()
+            except ReleaseError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
     def processes(self) -> list[Process]:
         """Our processes, the recorder first."""

@@ -94,6 +94,8 @@ def switch(host: Host, supervisor: Supervisor, wanted: Setup, demands: Demands, 
     """
     if not host.complete(wanted.release):
         raise ReleaseError(f"The release {wanted.release} isn't on this host, or not completely.")
+    if python := host.lost_python(wanted.release):
+        raise ReleaseError(f"The release {wanted.release} {without(python)}: deploy again.")
     interrupted, in_place, proven = read_before(host), read_setup(host), read_proven(host)
     # What isn't as it was proven, by an interrupted switch or by hand, may not be what the processes run with.
     untouched = in_place is not None and proven is not None and in_place.fingerprint == proven.fingerprint
@@ -119,11 +121,23 @@ def switch(host: Host, supervisor: Supervisor, wanted: Setup, demands: Demands, 
             say(line)
     except (GateFailed, ReleaseError, OSError) as error:
         if before is not None and before != wanted:
+            if python := host.lost_python(before.release):
+                # What of it runs still would end with a restart, so it's left alone.
+                record(host, f"{by}: {wanted.release} failed ({error}), {before.release} {without(python)}")
+                raise ReleaseError(
+                    f"{error} {wanted.release} stays in place, for {before.release} {without(python)}: solve it, and"
+                    " deploy again."
+                ) from error
             _take_back(host, supervisor, wanted, before, by, error)
             say(f"{before.release} runs again")
         raise
     _remember(host, wanted, proven, by)
     return True
+
+
+def without(python: str) -> str:
+    """What is said of a release whose Python an upgrade has taken away."""
+    return f"was built with Python {python}, which an upgrade of the system has replaced"
 
 
 def _groups_to_restart(wanted: Setup, in_place: Setup | None) -> set[str]:
@@ -188,10 +202,17 @@ def rollback(
     base = interrupted or in_place
     if base is None or proven is None:
         raise ReleaseError("Nothing has ever run on this host: there's nothing to go back to.")
-    target = release or (interrupted.release if interrupted else _previous(host, proven))
+    # The one before, even where it can't run any more: whoever goes back is to hear of that.
+    target = release or (interrupted.release if interrupted else _previous(host, proven) or _lost(host, proven))
     if not host.complete(target):
-        there = ", ".join(sorted(path.parent.name for path in host.releases.glob("*/complete"))) or "none"
+        names = sorted(path.parent.name for path in host.releases.glob("*/complete"))
+        there = ", ".join(name for name in names if host.runs(name)) or "none"
         raise ReleaseError(f"The release {target or 'before this one'} isn't on this host; there is: {there}.")
+    if python := host.lost_python(target):
+        raise ReleaseError(
+            f"{target} can't run any more: it {without(python)}. Deploy the version that you want instead, which builds"
+            " it anew."
+        )
     if interrupted is None and target == host.release_in_place():
         raise ReleaseError(f"{target} runs already.")
     setup = Setup(target, base.environment, base.programs)
@@ -210,12 +231,17 @@ def rollback(
 
 
 def _previous(host: Host, proven: Proven) -> str:
+    return next((name for name in proven.previous if host.runs(name)), "")
+
+
+def _lost(host: Host, proven: Proven) -> str:
     return next((name for name in proven.previous if host.complete(name)), "")
 
 
 def prune(host: Host, keep: int) -> list[str]:
-    """Removes releases that were built and never ran, and old ones but the newest `keep`; never one that runs, that a
-    rollback leads to, or that failed, which somebody may want to look into. Returns their names."""
+    """Removes releases that were built and never ran, those whose Python is gone, and old ones but the newest `keep`;
+    never one that runs, that a rollback leads to, or that failed, which somebody may want to look into. Returns their
+    names."""
     proven, before = read_proven(host), read_before(host)
     kept = {host.release_in_place()}
     if proven is not None:
@@ -224,9 +250,10 @@ def prune(host: Host, keep: int) -> list[str]:
         kept.add(before.release)
     # Those that failed or never ran don't count, or a row of them would push out what a rollback may want.
     sound = [path for path in host.releases.iterdir() if path.is_dir() and not (path / "failed").exists()]
-    ran = sorted((path for path in sound if (path / "proven").exists()), key=lambda path: path.stat().st_mtime)
-    never_ran = [path for path in sound if path not in ran]
-    removable = [path for path in (*never_ran, *ran[: max(len(ran) - keep, 0)]) if path.name not in kept]
+    usable = [path for path in sound if (path / "proven").exists() and not host.lost_python(path.name)]
+    ran = sorted(usable, key=lambda path: path.stat().st_mtime)
+    useless = [path for path in sound if path not in ran]
+    removable = [path for path in (*useless, *ran[: max(len(ran) - keep, 0)]) if path.name not in kept]
     for path in removable:
         remove(path)
     return [path.name for path in removable]
