@@ -39,6 +39,9 @@ options:
       validate:
         description: A command that must take the file, which it is given in the place of %s, before it's put in place.
         type: str
+  before:
+    description: A shell command that runs before the first file is written, and not at all if none is to be.
+    type: str
 author: mail-worker
 """
 
@@ -142,7 +145,8 @@ def main() -> None:
                 "options": suboptions,
                 "mutually_exclusive": [("content", "link")],
                 "required_one_of": [("content", "link")],
-            }
+            },
+            "before": {"type": "str"},
         },
         supports_check_mode=True,
     )
@@ -159,6 +163,10 @@ def main() -> None:
     changed = bool(written or linked)
     if not module.check_mode:
         candidates = [(_candidate(module, *file), file[0]) for file in written]
+        if module.params["before"] and changed:
+            code, out, err = module.run_command(["bash", "-c", module.params["before"]])
+            if code != 0:
+                module.fail_json(msg=f"Nothing is written, because what must run before failed: {(err or out).strip()}")
         for name, path in candidates:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             module.atomic_move(name, str(path))

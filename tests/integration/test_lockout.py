@@ -227,6 +227,24 @@ def test_a_reboot_in_the_middle(instance: Instance, play: Play) -> None:
     assert "changed=0" in play().stdout
 
 
+def test_directories_come_back_as_they_were(instance: Instance) -> None:
+    """As of PAM's, into which a package or a profile writes whatever it likes."""
+    look = "cd /etc/pam.d && sha256sum * && stat --format='%n %a %U' *"
+    before = on(instance, HOST, look).stdout
+    done = on(
+        instance,
+        HOST,
+        "lockout-guard arm several 3600 'touch /run/applied' /etc/pam.d /etc/new.conf /etc/issue"
+        " && echo 'auth required pam_deny.so' >/etc/pam.d/sshd && rm /etc/pam.d/su && touch /etc/pam.d/more"
+        " && touch /etc/new.conf && rm /etc/issue && lockout-guard revert several",
+    )
+    assert done.returncode == 0, done.stderr
+    assert on(instance, HOST, look).stdout == before
+    assert (
+        on(instance, HOST, "test ! -e /etc/new.conf && test -s /etc/issue && test -e /run/applied").returncode == 0
+    )
+
+
 def test_the_next_run_takes_back_what_nobody_confirmed(instance: Instance, play: Play) -> None:
     path = WRONG["firewall"][1]
     on(instance, HOST, f"lockout-guard arm firewall 3600 true {path} && echo '# half' >>{path}")

@@ -181,6 +181,37 @@ def test_a_warning_stops_nobody(
     assert f"warning: Redis at {services.address}:6379 keeps nothing on disk" in run.printed
 
 
+def test_what_listens_is_not_closed_without_a_word(preflight: Preflight, instance: Instance) -> None:
+    on_host(instance, "systemd-run --quiet --collect --unit=web python3 -m http.server 8080")
+    on_host(instance, "systemd-run --quiet --collect --unit=local python3 -m http.server --bind 127.0.0.1 8081")
+    try:
+        run = preflight()
+        assert run.stopped
+        assert (
+            f"TCP 8080 (python3) on {HOST} can be reached today, and the firewall would close it: what is to stay open"
+            " goes into firewall_in_tcp_ports, the rest into preflight_closed_ports." in run.printed
+        )
+        assert not preflight(firewall_in_tcp_ports=[8080]).stopped
+        assert not preflight(preflight_closed_ports=[8080]).stopped
+        assert not preflight(firewall_enabled=False).stopped
+    finally:
+        on_host(instance, "systemctl stop web.service local.service")
+
+
+def test_another_firewall_is_not_overlooked(preflight: Preflight, instance: Instance) -> None:
+    on_host(instance, "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -yqq ufw >/dev/null")
+    on_host(instance, "ufw allow 22/tcp && ufw allow 443/tcp && ufw --force enable")
+    try:
+        run = preflight()
+        assert run.stopped
+        assert f"ufw is active on {HOST}, and of two firewalls" in run.printed
+        assert "put what it lets in (22/tcp, 443/tcp) into firewall_in_tcp_ports" in run.printed
+        assert not preflight(firewall_enabled=False).stopped
+    finally:
+        on_host(instance, "ufw disable && DEBIAN_FRONTEND=noninteractive apt-get purge -yqq ufw >/dev/null")
+    assert not preflight().stopped
+
+
 @pytest.fixture(params=[5])
 def major(request: pytest.FixtureRequest) -> Major:
     return 5

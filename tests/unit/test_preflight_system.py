@@ -88,3 +88,13 @@ def test_a_slow_connection_is_no_wrong_clock(plugin: ModuleType, at_host: float,
     verdict = plugin.clock_verdict("mail1", 1000.0, at_host, 1010.0, 30.0)
     assert verdict["level"] == ("failure" if said else "ok")
     assert verdict["sentence"].startswith(said)
+
+
+def test_networks_are_counted_without_those_of_containers() -> None:
+    routes = (
+        "Iface\tDestination\tGateway\tFlags\n"
+        "eth0\t00000000\t0100A8C0\t0003\neth0\t0000A8C0\t00000000\t0001\n"
+        "ens10\t0000000A\t00000000\t0001\ndocker0\t000011AC\t00000000\t0001\nbr-1234\t000012AC\t00000000\t0001\n"
+    )
+    assert system.networks(routes) == 2
+    assert system.networks("Iface\tDestination\n") == 0

@@ -76,6 +76,7 @@ verdicts:
   elements: dict
 ansible_facts:
   description:
+    - C(ipv4_networks), the number of interfaces with an IPv4 network of their own, without those of containers.
     - C(memtotal_mb) and C(swaptotal_mb), and C(mounts) with the root filesystem alone, as the module setup has them in
       its subset C(hardware), which takes a small host five seconds.
   returned: always
@@ -131,7 +132,12 @@ def main() -> None:
     module.exit_json(
         changed=False,
         time=now,
-        ansible_facts={"memtotal_mb": ram_mb, "swaptotal_mb": swap_mb, "mounts": _root()},
+        ansible_facts={
+            "memtotal_mb": ram_mb,
+            "swaptotal_mb": swap_mb,
+            "mounts": _root(),
+            "ipv4_networks": system.networks(_text("/proc/net/route")),
+        },
         can_probe=python.level == "ok",
         verdicts=[verdict._asdict() for verdict in verdicts],
     )

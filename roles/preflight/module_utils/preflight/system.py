@@ -58,6 +58,12 @@ def python_verdict(host: str, version: tuple[int, ...], needed: str, missing: li
     return ok("Python", f"{host} has Python {shown}.")
 
 
+def networks(routes: str) -> int:
+    """How many interfaces have an IPv4 network, but for those of containers. `routes` is /proc/net/route (proc(5))."""
+    interfaces = {line.split()[0] for line in routes.splitlines()[1:] if line.strip()}
+    return len([one for one in interfaces if not one.startswith(("docker", "br-", "podman", "cni", "veth", "lo"))])
+
+
 def sudo_verdicts(host: str, user: str, version_line: str, without_password: bool) -> list[Verdict]:
     """How the user became root; no user is a login as root."""
     if not user:
