@@ -18,6 +18,7 @@ from worker.mail.names import use_own_names
 from worker.operating import operator_commands
 
 if TYPE_CHECKING:
+    from worker.mail.templates import FindTemplate, Template
     from worker.operating.checks import Finding
 
 Command = Callable[[Settings, argparse.Namespace], int]
@@ -44,11 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _obey(options: argparse.Namespace) -> int:
-    if options.needs_no_service:
-        # A file's job is shown without any service.
+    if options.needs_no_service or (options.command is _check and options.jobs is not None):
+        # A file's jobs are looked at without any service.
         jobs = load_job_settings()
         use_own_names(jobs.own_names)
-        return _preview(jobs, options)
+        return (_preview if options.needs_no_service else _check_jobs)(jobs, options)
     settings = load_settings()
     use_own_names(settings.jobs.own_names)
     command: Command = options.command
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", _check, "Check settings, Redis, Supabase and the mail server or API, each with the fix.")
     check.add_argument("--settings", action="store_true", help="check the settings only, without any connection")
     check.add_argument("--jobs", type=Path, metavar="FILE", help="check a file's jobs, and no service")
+    check.add_argument("--template", type=Path, metavar="FILE", help="with --jobs: this file is the template they need")
     show = add("preview", _preview, "Print the mail of a job as it would leave, and what each field was taken for.")
     show.add_argument("what", metavar="FILE|ID", help="a file of jobs, a waiting message's id, or a BullMQ job's")
     show.add_argument("--template", type=Path, metavar="FILE", help="take this file for the template that it needs")
@@ -159,8 +161,6 @@ def _record(settings: Settings, options: argparse.Namespace) -> int:
 
 def _check(settings: Settings, options: argparse.Namespace) -> int:
     print("ok   settings  complete", flush=True)
-    if options.jobs is not None:
-        return _check_jobs(settings, options.jobs)
     if options.settings:
         return 0
     from worker.operating.checks import run_checks
@@ -168,38 +168,54 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
     return _report(run_checks(settings))
 
 
-def _check_jobs(settings: Settings, path: Path) -> int:
+def _check_jobs(jobs: JobSettings, options: argparse.Namespace) -> int:
     from worker.operating.preview import unsent_fields
     from worker.queue.producer import check_file, read_jobs
-    from worker.queue.templates import finder
 
-    find = finder(connect(settings.redis_url))
-    total = check_file(path, settings.jobs.defaults, find)
-    print(f"ok   jobs      {total:,} in {path}")
-    if words := unsent_fields((job for _, job in read_jobs(path)), settings.jobs, find):
+    path, find = options.jobs, _finder(options)
+    if words := unsent_fields((job for _, job in read_jobs(path)), jobs, find):
         print(f"     jobs      {words}")
+    total = check_file(path, jobs.defaults, find)
+    print(f"ok   jobs      {total:,} in {path}")
     return 0
 
 
-def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
-    from worker.mail.templates import Template, read_template
-    from worker.operating.preview import job_of_file, job_of_queue, preview
+def _finder(options: argparse.Namespace) -> "FindTemplate":
+    """Templates from the file of --template, or else from Redis, for which alone the worker's settings are needed."""
+    from worker.mail.templates import read_template
     from worker.operating.template_commands import read_file
     from worker.queue.templates import finder
 
-    def find(name: str) -> Template:
+    asked: list[FindTemplate] = []
+
+    def find(name: str) -> "Template":
         if options.template is not None:
             return read_template(name, read_file(options.template))
-        return finder(connect(load_settings().redis_url))(name)
+        try:
+            asked[:] = asked or [finder(connect(load_settings().redis_url))]
+        except SettingsError:
+            raise InvalidJob(
+                f"it needs the template {name}: give its file by --template, or the worker's settings, by which Redis"
+                " is asked"
+            ) from None
+        return asked[0](name)
+
+    return find
+
+
+def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
+    from worker.operating.preview import job_of_file, job_of_queue, preview
 
     path = Path(options.what)
     if path.exists():
         raw, where = job_of_file(path, options.line), str(path)
+    elif path.suffix in (".json", ".jsonl", ".csv") or path.name != options.what:
+        raise MailWorkerError(f"{path} can't be read: No such file or directory.")
     else:
         settings = load_settings()
         raw, where = job_of_queue(connect(settings.redis_url), settings.bullmq, options.what), options.what
     try:
-        shown = preview(raw, jobs, find)
+        shown = preview(raw, jobs, _finder(options))
     except InvalidJob as error:
         print(f"{where} can't become a mail: {error}.", file=sys.stderr)
         return 1

@@ -240,9 +240,7 @@ def test_directories_come_back_as_they_were(instance: Instance) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert on(instance, HOST, look).stdout == before
-    assert (
-        on(instance, HOST, "test ! -e /etc/new.conf && test -s /etc/issue && test -e /run/applied").returncode == 0
-    )
+    assert on(instance, HOST, "test ! -e /etc/new.conf && test -s /etc/issue && test -e /run/applied").returncode == 0
 
 
 def test_the_next_run_takes_back_what_nobody_confirmed(instance: Instance, play: Play) -> None:

@@ -1,6 +1,7 @@
 """The forms in which public apps queue mails, and what the worker makes of each (docs/jobs.md)."""
 
 import contextlib
+import re
 import time
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -618,3 +619,22 @@ def test_filled_places_have_a_texts_limit_too() -> None:
     raw = {**LEAST, "text": "{{words}}" * 200, "words": "x" * 60_000}
     with pytest.raises(InvalidJob, match="the mail has 12,000,000 characters"):
         parse_job(raw, PLACEHOLDERS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"to": {"email": "a@example.org", "address": "b@example.org"}}, "which differ: queue one of them"),
+        ({"attachments": [{"content": "a", "path": "data:text/plain,b"}]}, "attachments[0] has content and path"),
+        ({"attachments": [{"href": "data:,a", "path": "data:,b"}]}, "attachments[0] has href and path"),
+        ({"attachments": [{"content": "a", "cid": "a", "contentId": "b"}]}, "attachments[0] has cid and contentId"),
+    ],
+)
+def test_one_thing_said_twice_within_a_field(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidJob, match=re.escape(words)):
+        job(**changes)
+
+
+def test_an_empty_list_header_is_none() -> None:
+    found = job(list={"unsubscribe": "", "help": None, "owner": {"url": "", "comment": "x"}})
+    assert not [name for name, _ in found.headers if name.startswith("List-")]

@@ -66,18 +66,43 @@ def test_names_that_are_none_are_a_mistake(value: str, environment: Path, capsys
     assert "FAIL settings  MAIL_FIELDS" in capsys.readouterr().out
 
 
-SERVICES = """
-REDIS_URL=rediss://default:secret@redis.example:6379
-SUPABASE_URL=https://project.supabase.co
-SUPABASE_SECRET_KEY=sb_secret_1
-SMTP_HOST=smtp.example.com
-SMTP_USER=news@example.com
-SMTP_PASS=secret
-"""
+def test_a_template_that_nobody_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("spring.jsonl").write_text('{"to": "a@example.org", "templateId": "spring", "vars": {"name": "Ann"}}\n')
+    Path("spring.html").write_text("<p>Hi {{name}}")
+    for command in (["preview", "spring.jsonl"], ["check", "--jobs", "spring.jsonl"]):
+        assert main(command) == 1
+        assert "it needs the template spring: give its file by --template" in capsys.readouterr().err
+        assert main([*command, "--template", "spring.html"]) == 0
+        capsys.readouterr()
+
+
+def test_a_file_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for what in ("nonexist.jsonl", "nowhere/jobs"):
+        assert main(["preview", what]) == 1
+        assert capsys.readouterr().err == f"{what} can't be read: No such file or directory.\n"
+
+
+def test_what_stands_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("twice.jsonl").write_text('{"to": "a@example.org", "to": "b@example.org", "text": "x"}\n')
+    Path("twice.csv").write_text("to, subject ,to\na@example.org,x,b@example.org\n")
+    Path("blanks.csv").write_text("to, text\na@example.org,x\n")
+    assert main(["check", "--jobs", "twice.jsonl"]) == 1
+    assert "twice.jsonl:1: 'to' stands twice in the line: one of them would be lost." in capsys.readouterr().err
+    assert main(["check", "--jobs", "twice.csv"]) == 1
+    assert "twice.csv has to twice in its header line: one of them would be lost." in capsys.readouterr().err
+    assert main(["check", "--jobs", "blanks.csv"]) == 0
+
+
+def test_all_that_is_not_sent_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {f"field{number}": "x" for number in range(13)}
+    Path("many.jsonl").write_text(json.dumps({"to": "a@example.org", "text": "x", **fields}) + "\n")
+    for command in (["preview", "many.jsonl"], ["check", "--jobs", "many.jsonl"]):
+        assert main(command) == 0
+        printed = capsys.readouterr()
+        assert "field9 and 3 more" in printed.out + printed.err
 
 
 def test_a_files_jobs_are_checked_without_any_service(environment: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    environment.write_text(SERVICES)
     assert main(["check", "--jobs", "jobs.jsonl"]) == 1
     assert "jobs.jsonl:2: envelope can't be sent" in capsys.readouterr().err
     Path("good.jsonl").write_text(json.dumps(JOB) + "\n")

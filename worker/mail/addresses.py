@@ -49,7 +49,10 @@ def parse_address(value: object, field: str) -> Address:
     if isinstance(value, dict):
         if "group" in value:
             raise InvalidJob(f"{field} holds a group, which isn't sent to: queue its addresses: {shorten(value)}")
-        key = next((key for key in ADDRESS_KEYS if value.get(key)), ADDRESS_KEYS[0])
+        given = [key for key in ADDRESS_KEYS if value.get(key)]
+        if len({value[key] if isinstance(value[key], str) else key for key in given}) > 1:
+            raise InvalidJob(f"{field} has {' and '.join(given)}, which differ: queue one of them: {shorten(value)}")
+        key = given[0] if given else ADDRESS_KEYS[0]
         name, email = line(value.get("name") or "", f"{field}.name"), line(value.get(key), f"{field}.{key}")
         return _address(name, email, field, {"name": name, key: email})
     return _parse_address(line(value, field), field)

@@ -132,6 +132,7 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     for refused in ("raw", "headers", "httpHeaders"):
         if file.get(refused):
             raise InvalidJob(f"{name}.{refused} can't be sent: queue the file's content, with a contentType and a cid")
+    _refuse_twins(file, name)
     filename = "" if file.get("filename") is False else _text(file, "filename", name) or _text(file, "name", name)
     media_type = _text(file, "contentType", name) or _text(file, "type", name)
     cid = (_text(file, "cid", name) or _text(file, "contentId", name)).strip("<>")
@@ -169,6 +170,14 @@ def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachmen
     shown = (cid and media_type.lower().startswith("image/")) or media_type.lower() == "message/rfc822"
     disposition = disposition or ("inline" if shown else "attachment")
     return Attachment(filename, media_type, content, cid, inline=disposition.lower() == "inline", url=url)
+
+
+def _refuse_twins(file: Mapping[str, object], name: str) -> None:
+    """Of two sources, or two ids, one would be dropped in silence."""
+    for keys in (("content", "href", "url", "path"), ("cid", "contentId")):
+        given = [key for key in keys if file.get(key) not in (None, "")]
+        if len(given) > 1 and any(file[key] != file[given[0]] for key in given):
+            raise InvalidJob(f"{name} has {' and '.join(given)}: queue one of them")
 
 
 def _name_in(url: str) -> str:

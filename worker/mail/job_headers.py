@@ -195,9 +195,20 @@ def _list_fields(value: object) -> Fields:
             header = "List-ID"
         # A list within a list is one header field of several addresses.
         for group in content if isinstance(content, list) else [content]:
-            entries = [_list_entry(one, header, name) for one in (group if isinstance(group, list) else [group])]
-            fields.append((header, ", ".join(entries)))
+            entries = [
+                _list_entry(one, header, name)
+                for one in (group if isinstance(group, list) else [group])
+                if not _is_empty(one)
+            ]
+            if entries:
+                fields.append((header, ", ".join(entries)))
     return tuple(fields)
+
+
+def _is_empty(value: object) -> bool:
+    """An app's own "none": nodemailer writes no header for it."""
+    url = value.get("url") if isinstance(value, dict) else value
+    return url is None or url == ""
 
 
 def _list_entry(value: object, header: str, name: str) -> str:

@@ -3,7 +3,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -127,11 +127,16 @@ def _lines(shape: Shape, job: Job, mail: Mail) -> Iterator[str]:
     for name, value in job.tags:
         yield line("tag", "tags", f"{name}={value}" if value else name)
     if job.unsent:
-        yield f"{'not sent':<12} {', '.join(map(_shown, job.unsent[:SHOWN_FIELDS]))}"
+        yield f"{'not sent':<12} {_listed(job.unsent)}"
 
 
 def _people(addresses: Iterable[Address]) -> str:
     return ", ".join(f"{one.name} <{one.email}>" if one.name else one.email for one in addresses)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_FIELDS} more" if len(names) > SHOWN_FIELDS else ""
+    return ", ".join(map(_shown, names[:SHOWN_FIELDS])) + more
 
 
 def _shown(name: str) -> str:
@@ -149,7 +154,7 @@ def unsent_fields(jobs: Iterable[object], settings: JobSettings, find: FindTempl
             continue
     if not found:
         return ""
-    names = ", ".join(_shown(name) for name, _ in found.most_common(SHOWN_FIELDS))
+    names = _listed([name for name, _ in found.most_common()])
     return f"not sent, since nobody knows what it is: {names} (docs/jobs.md)"
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +14,7 @@ import redis
 from worker.base import keys
 from worker.base.redis_client import REQUEST_BYTES
 from worker.errors import InvalidFile, InvalidJob
+from worker.mail.fields import shorten
 from worker.mail.jobs import Defaults, parse_job
 from worker.mail.shape import recipient_key
 from worker.mail.templates import FindTemplate
@@ -69,6 +71,10 @@ def read_jobs(path: Path) -> Iterator[tuple[int, object]]:
             if path.suffix.lower() == ".csv":
                 csv.field_size_limit(sys.maxsize)
                 rows = csv.DictReader(stream)
+                names = [name.strip() for name in rows.fieldnames or ()]
+                if twice := [name for name, times in Counter(names).items() if times > 1]:
+                    raise InvalidFile(f"{path} has {twice[0]} twice in its header line: one of them would be lost.")
+                rows.fieldnames = names
                 for row in rows:
                     yield rows.line_num, _job_from_row(row)
             else:
@@ -121,9 +127,20 @@ def enqueue(client: "redis.Redis", jobs: Iterator[object]) -> Iterator[int]:
 
 def _job_from_line(text: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_twins)
+    except InvalidJob as error:
+        return error
     except (ValueError, RecursionError) as error:
-        return InvalidJob(f"the line isn't JSON ({error})")
+        return InvalidJob(f"the line isn't JSON, of which each line holds a job ({error})")
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Whoever writes a name twice means both."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise InvalidJob(f"{shorten(twice)} stands twice in the line: one of them would be lost")
+    return found
 
 
 def _job_from_row(row: "dict[str | None, str | list[str] | None]") -> object:
