@@ -148,6 +148,22 @@ def test_a_second_admin_comes_and_goes(play: Play, instance: Instance, tmp_path:
     assert play(access_admins=[{"name": "ann", "absent": True}]).returncode == 0
     assert as_admin(instance, "true", "ann", tmp_path / "ann").returncode != 0
     assert "changed=0" in play(access_admins=[{"name": "ann", "absent": True}]).stdout
+    assert play(access_admins=[ann]).returncode == 0
+    assert as_admin(instance, "sudo -n id -u", "ann", tmp_path / "ann").stdout == "0\n"
+    assert play(access_admins=[{"name": "ann", "absent": True}]).returncode == 0
+
+
+def test_a_user_who_was_there_before_keeps_its_keys(play: Play, instance: Instance, tmp_path: Path) -> None:
+    colleague = _key(tmp_path, "colleague")
+    on(instance, HOST, "useradd --create-home --shell /bin/bash deploy && install -d -o deploy -m 700 ~deploy/.ssh")
+    on(instance, HOST, f"echo '{colleague}' | install -o deploy -m 600 /dev/stdin ~deploy/.ssh/authorized_keys")
+    # The tests' own admin goes on after it.
+    stays = [f"{ADMIN} ALL=(ALL:ALL) NOPASSWD: ALL"]
+    done = play({"ansible_user": ADMIN}, access_admin_user="deploy", access_sudoers_lines=stays)
+    assert done.returncode == 0, done.stdout
+    for key in (tmp_path / "colleague", None):
+        assert as_admin(instance, "sudo -n id -u", "deploy", key).stdout == "0\n"
+    assert play(access_admins=[{"name": "deploy", "absent": True}]).returncode == 0
 
 
 def test_sshd_moves_to_another_port_and_back(play: Play, instance: Instance) -> None:
