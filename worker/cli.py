@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,19 +187,21 @@ def _finder(options: argparse.Namespace) -> "FindTemplate":
     from worker.operating.template_commands import read_file
     from worker.queue.templates import finder
 
-    asked: list[FindTemplate] = []
+    @cache
+    def in_redis() -> "FindTemplate":
+        return finder(connect(load_settings().redis_url))
 
     def find(name: str) -> "Template":
         if options.template is not None:
             return read_template(name, read_file(options.template))
         try:
-            asked[:] = asked or [finder(connect(load_settings().redis_url))]
+            ask = in_redis()
         except SettingsError:
             raise InvalidJob(
                 f"it needs the template {name}: give its file by --template, or the worker's settings, by which Redis"
                 " is asked"
             ) from None
-        return asked[0](name)
+        return ask(name)
 
     return find
 

@@ -13,7 +13,7 @@ HARMLESS = {("udp", port) for port in (68, 123, 323, 546, 5353, 5355, 111)} | {(
 #: Answers to a program's own questions come to ports from here on (net.ipv4.ip_local_port_range).
 FIRST_EPHEMERAL_PORT = 32768
 _PUBLISHED = re.compile(r"(?P<address>\S*):(?P<first>\d+)(?:-(?P<last>\d+))?->\S+/(?P<protocol>tcp|udp)")
-#: A line of /etc/ufw/user.rules; RFC-less, see ufw's src/backend_iptables.py.
+#: A line of /etc/ufw/user.rules, as ufw's src/backend_iptables.py writes it.
 _UFW_RULE = re.compile(r"### tuple ### allow(?:_log)? (?P<protocol>tcp|udp|any) (?P<ports>[\d,:]+) .* in")
 
 
