@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: lane-services lane-hosts lane-fleet help setup image demo demo-shell demo-inbox demo-down test test-long lint unit integration hosts e2e molecule test-down lock deploy rollback drain resume status verify retire secure
+.PHONY: alert-test lane-services lane-hosts lane-fleet help setup image demo demo-shell demo-inbox demo-down test test-long lint unit integration hosts e2e molecule test-down lock deploy rollback drain resume status verify retire secure
 
 PYTHON := .venv/bin/python
 # Molecule and ansible-lint look for Ansible there, and a user's PATH lacks iptables.
@@ -44,7 +44,8 @@ resume: ## Let them take mails again
 status: ## Show the hosts' releases and processes, and the queue
 verify: ## Ask the services from each host, and see whether its processes send
 retire: ## Drain hosts for good and wipe their secrets
-secure deploy rollback drain resume status verify retire:
+alert-test: ## Send one alert of each kind to whoever is told
+secure deploy rollback drain resume status verify retire alert-test:
 	@.venv/bin/ansible-playbook playbooks/$@.yml $(ARGS)
 
 test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule

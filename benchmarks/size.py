@@ -26,7 +26,6 @@ from worker.mail.outcomes import Sent
 from worker.mail.pacing import Limit
 from worker.operating.reconcile import Reconciliation
 from worker.operating.retry_failed import FailedMails
-from worker.operating.status import read_status
 from worker.queue.bullmq_view import foreign_jobs
 from worker.queue.control import Control
 from worker.queue.dead_letters import DeadLetters
@@ -34,6 +33,7 @@ from worker.queue.message_queue import MessageQueue
 from worker.queue.processes import Process
 from worker.recording.campaigns import Campaigns
 from worker.recording.database import Recipient
+from worker.watching.status import read_status
 
 QUEUE = "bull:mail-queue"
 ACCOUNT = "smtp:size"

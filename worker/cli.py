@@ -1,11 +1,13 @@
-"""The command `mail-worker`. Exit codes: 0 well, 1 not well, 2 wrong settings or arguments."""
+"""The command `mail-worker`. Exit codes: 0 well, 1 not well, 2 wrong settings or arguments, and what a command says of
+its own (`status --exit-code`, `why`)."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--expect", action="append", default=[], metavar="NAME=PID", type=_expectation)
     verify.add_argument("--canary", default="", metavar="ADDRESS", help="send a mail there on a campaign mail's path")
     verify.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
-    add("status", _status, "Show the queue, the processes and the open campaigns.")
+    status = add("status", _status, "Show the queue, the hosts, the processes and the open campaigns.")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("--watch", action="store_true", help="a live screen, until Ctrl-C")
+    status.add_argument("--exit-code", action="store_true", help="exit with 3 if somebody should look")
+    add("alert-test", _alert_test, "Send one alert of each kind to whoever is told.")
+    forget = add("forget", _forget, "Miss a host no more that is gone for good.")
+    forget.add_argument("host", metavar="HOST", help="its name, as mail-worker status has it")
     add("healthy", _healthy, "Say whether this host's processes are heard of in Redis (a container's health check).")
     send_test = add("send-test", _send_test, "Send one test mail past the queue.")
     send_test.add_argument("address", metavar="ADDRESS")
@@ -253,14 +261,41 @@ def _report(findings: Iterable["Finding"]) -> int:
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
-    from worker.operating.status import read_status, show
-    from worker.sending.transports.choice import account_name
+    from worker.operating.status import show
+    from worker.operating.status_json import as_json, is_well
+    from worker.watching.status import read_status
 
     client = connect(settings.redis_url)
-    status = read_status(client, account_name(settings), settings.mail_rate, settings.bullmq)
-    for line in show(status, settings.sandbox):
-        print(line)
-    return 0
+    look = partial(read_status, client, settings.account_name, settings.mail_rate, settings.bullmq)
+    if options.watch:
+        from worker.operating.watch import watch
+
+        watch(look)
+        return 0
+    try:
+        status = look()
+    except redis.RedisError as error:
+        if options.json:
+            print(json.dumps({"error": explain(error)}))
+        raise
+    if options.json:
+        print(json.dumps(as_json(status, settings.sandbox), ensure_ascii=False))
+    else:
+        for line in show(status, settings.sandbox):
+            print(line)
+    return 3 if options.exit_code and not is_well(status) else 0
+
+
+def _alert_test(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.alert_commands import alert_test
+
+    return alert_test(settings, options)
+
+
+def _forget(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.alert_commands import forget
+
+    return forget(settings, options)
 
 
 def _healthy(settings: Settings, options: argparse.Namespace) -> int:

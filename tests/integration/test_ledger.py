@@ -331,7 +331,7 @@ async def test_the_providers_word_slows_all_hosts_and_wears_off(ledgers: Ledgers
         await first.claim(mail(number), f"p1:{number}")
     account = ledgers.account("p1")
     for _ in range(5):  # All mails in flight bring the same news.
-        await account.slow_down(1500)
+        await account.slow_down(1500, "450 slow down")
     verdict, wait_ms = await second.claim(mail(20), "p2:20")
     assert verdict is Verdict.WAIT
     assert 1000 < wait_ms <= 1500

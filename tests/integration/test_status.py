@@ -18,10 +18,11 @@ from worker.base import keys
 from worker.base.redis_client import connect
 from worker.base.settings import Secret
 from worker.mail.pacing import Limit
-from worker.operating.status import read_status, show
+from worker.operating.status import show
 from worker.queue.message_queue import Settlement
 from worker.queue.processes import Process
 from worker.queue.producer import enqueue
+from worker.watching.status import read_status
 
 ACCOUNT = "smtp:status"
 DAY = Limit(1_000_000, 86_400_000)

@@ -1,9 +1,11 @@
 """A process that has grown over its share of the memory stops in order."""
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 
+from worker.base.usage import resident_mb
 from worker.sending import memory
 
 
@@ -11,19 +13,20 @@ async def test_it_stops_above_its_share_and_not_below(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(memory, "LOOK_EVERY_SECONDS", 0.01)
-    stopping = asyncio.Event()
-    used_mb = memory.resident_mb()
+    stopping, grown = asyncio.Event(), AsyncMock()
+    used_mb = resident_mb()
     assert 10 < used_mb < 10_000
-    below = asyncio.create_task(memory.watch_memory(stopping, used_mb + 1000))
+    below = asyncio.create_task(memory.watch_memory(stopping, used_mb + 1000, grown))
     await asyncio.sleep(0.1)
     assert not stopping.is_set()
     below.cancel()
-    await memory.watch_memory(stopping, used_mb - 5)
+    await memory.watch_memory(stopping, used_mb - 5, grown)
     assert stopping.is_set()
+    grown.assert_awaited_once()
     assert "worker_max_rss_mb" in caplog.text
 
 
 async def test_no_limit() -> None:
     stopping = asyncio.Event()
-    await memory.watch_memory(stopping, 0)
+    await memory.watch_memory(stopping, 0, AsyncMock())
     assert not stopping.is_set()

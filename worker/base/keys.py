@@ -26,6 +26,20 @@ UNCERTAIN = "mail:uncertain"
 HELD_MESSAGES = "mail:uncertain:msgs"
 #: HASH month → Redis commands that this fleet's processes sent; `MONTH:inside` → those that their scripts ran.
 COMMANDS = "mail:commands"
+#: HASH result → number of mails, since the fleet's first day (lua/record.lua).
+TOTALS = "mail:totals"
+#: HASH host → what it tells about itself once a minute; and HASH host → what is wrong with it (lua/watch.lua).
+HOSTS = "mail:hosts"
+HOST_TROUBLES = "mail:hosts:troubles"
+#: STRING: the host whose recorder watches the fleet, for some minutes.
+WATCHER = "mail:watcher"
+#: LIST of what was counted each minute, the newest first, for a day (worker/watching/points.py).
+POINTS = "mail:points"
+#: HASH key → what is wrong with the fleet, since when, and whether it was told (worker/watching/alerts.py).
+TROUBLES = "mail:troubles"
+#: LIST of what happened once and is to be told; and LIST of what was told last, the newest first.
+EVENTS = "mail:events"
+TOLD = "mail:told"
 
 #: HASH template → `{subject, html, text}` in JSON; apps write it too.
 TEMPLATES = "mail:templates"

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar, get_args
 
 from dotenv import dotenv_values
 
+from worker.base.alerting import AlertSettings
 from worker.base.sandbox import Sandbox
 from worker.base.values import Values
 from worker.errors import InvalidJob, SettingsError
@@ -91,6 +92,7 @@ class Settings:
     retry_hours: int
     max_attempts: int
     log_level: str
+    alerts: AlertSettings
     campaigns_table: str
     campaign_id_column: str
     campaign_status_column: str
@@ -119,6 +121,16 @@ class Settings:
         if self.smtp_user != self.smtp_password:
             return self.smtp_user
         return f"token-{hashlib.sha256(self.smtp_user.encode()).hexdigest()[:12]}"
+
+    @property
+    def account_name(self) -> str:
+        """What the sending account's keys in Redis are called. Processes with the same credentials share one."""
+        if self.sandbox is not None and self.sandbox.redirect_to is None:
+            return "sandbox"
+        if self.transport == "smtp":
+            return f"smtp:{self.shown_smtp_user}@{self.smtp_host}"
+        # Two keys of one provider account have one quota, but nothing tells that they belong together.
+        return f"{self.transport}:{hashlib.sha256(self.api_key.encode()).hexdigest()[:12]}"
 
     @property
     def smtp_implicit_tls(self) -> bool:
@@ -216,6 +228,7 @@ def _read(reader: "Values") -> Settings:
         retry_hours=reader.integer("MAIL_RETRY_HOURS", default=24, low=0, high=168),
         max_attempts=reader.integer("MAIL_MAX_ATTEMPTS", default=5, low=1, high=50),
         log_level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        alerts=_alerts(reader),
         campaigns_table=reader.identifier("SUPABASE_CAMPAIGNS_TABLE", "campaigns"),
         campaign_id_column=reader.identifier("SUPABASE_CAMPAIGN_ID_COLUMN", "id"),
         campaign_status_column=reader.identifier("SUPABASE_CAMPAIGN_STATUS_COLUMN", "status"),
@@ -225,6 +238,24 @@ def _read(reader: "Values") -> Settings:
         recipient_sent_column=reader.identifier("SUPABASE_RECIPIENT_SENT_COLUMN", "sent"),
         recipient_sent_at_column=reader.identifier("SUPABASE_RECIPIENT_SENT_AT_COLUMN", "sent_at"),
         recipient_error_column=reader.identifier("SUPABASE_RECIPIENT_ERROR_COLUMN", ""),
+    )
+
+
+def _alerts(reader: "Values") -> AlertSettings:
+    mail_to, mail_from = reader.address("ALERT_MAIL_TO"), reader.address("ALERT_MAIL_FROM")
+    return AlertSettings(
+        webhook_url=Secret(reader.secret_url("ALERT_WEBHOOK_URL", "https", "http")),
+        webhook_secret=Secret(reader.text("ALERT_WEBHOOK_SECRET", default="", secret=True)),
+        mail_to=mail_to.email if mail_to else "",
+        mail_from=mail_from.email if mail_from else "",
+        smtp_url=Secret(reader.secret_url("ALERT_SMTP_URL", "smtps", "smtp", needed=mail_to is not None)),
+        ping_url=Secret(reader.secret_url("ALERT_PING_URL", "https", "http")),
+        quiet_hours=reader.quiet_hours("ALERT_QUIET_HOURS"),
+        stuck_minutes=reader.integer("ALERT_STUCK_MINUTES", default=10, low=1, high=60),
+        failure_percent=reader.integer("ALERT_FAILURE_PERCENT", default=10, low=1, high=100),
+        disk_percent=reader.integer("ALERT_DISK_PERCENT", default=10, low=1, high=90),
+        redis_commands=reader.integer("ALERT_REDIS_COMMANDS", default=0, low=0, high=10**12),
+        campaign_done=reader.choice("ALERT_CAMPAIGN_DONE", "yes", ("yes", "no")) == "yes",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from worker.base.alerting import QuietHours
 from worker.base.sandbox import Sandbox
 from worker.errors import InvalidJob
 from worker.mail.addresses import Address, parse_address
@@ -221,7 +222,7 @@ class Values:
         if value.startswith("sb_publishable_"):
             name = self._present(*names) or names[0]
             self._mistake(f"{name} is a publishable key, which can't write: use the secret key (sb_secret_…)", name)
-        elif (role := _jwt_role(value)) in _ROLES_OF_VISITORS:
+        elif (role := jwt_claims(value).get("role")) in _ROLES_OF_VISITORS:
             name = self._present(*names) or names[0]
             self._mistake(
                 f"{name} is the key of the role {role}, which row level security lets see nothing: use the secret key"
@@ -230,6 +231,24 @@ class Values:
             )
         return value
 
+    def secret_url(self, name: str, *schemes: str, needed: bool = False) -> str:
+        """An address that isn't shown, since whoever has it may use it; empty without one."""
+        value = self.text(name, default=None if needed else "", secret=True)
+        url = _parse_url(value)
+        if value and (url is None or url.scheme not in schemes or not url.host):
+            self._mistake(f"{name} must be an address that begins with {schemes[0]}:// (it isn't shown here)", name)
+            return ""
+        return value
+
+    def quiet_hours(self, name: str) -> QuietHours | None:
+        """`22:00-07:00 Europe/Berlin`"""
+        value = self.text(name, default="")
+        try:
+            return QuietHours.parse(value) if value else None
+        except ValueError:
+            self._mistake(f"{name} is {value!r}, but must look like 22:00-07:00 Europe/Berlin", name)
+            return None
+
     def _present(self, *names: str) -> str | None:
         return next((name for name in names if self._values.get(name, "").strip()), None)
 
@@ -237,16 +256,16 @@ class Values:
         self.mistakes.append(f"{sentence}: set {name} {self._where}.")
 
 
-def _jwt_role(key: str) -> str:
-    """The role in a Supabase key of old, a JWT (RFC 7519); empty if it isn't one."""
+def jwt_claims(key: str) -> dict[str, object]:
+    """What a Supabase key of old, a JWT (RFC 7519), says of itself; nothing if it isn't one."""
     parts = key.split(".")
     if len(parts) != 3:
-        return ""
+        return {}
     try:
         payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (ValueError, RecursionError):
-        return ""
-    return str(payload.get("role", "")) if isinstance(payload, dict) else ""
+        return {}
+    return payload if isinstance(payload, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)

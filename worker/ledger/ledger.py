@@ -40,7 +40,15 @@ PAUSE_FROM_FAILURES = 20
 
 RECORD_AGAIN_SECONDS = 1.0
 
-_RECORD_KEYS = (keys.OUTBOX, keys.OPEN_CAMPAIGNS, keys.UNCERTAIN, keys.CONTROL, keys.LANES, keys.HELD_MESSAGES)
+_RECORD_KEYS = (
+    keys.OUTBOX,
+    keys.OPEN_CAMPAIGNS,
+    keys.UNCERTAIN,
+    keys.CONTROL,
+    keys.LANES,
+    keys.HELD_MESSAGES,
+    keys.TOTALS,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@
 --          (some digests), number_of_domains, campaigns (id -> mails sent until then), told (what was said when the
 --          account was paused for it))
 -- ARGV[1]  what happened, and by that:
---   slow     ms that the provider asked for (0: it didn't say)     it wants less speed
---   strained -                                                     it had trouble with one recipient (451)
+--   slow     ms that the provider asked for (0: it didn't say), its words   it wants less speed
+--   strained its words                                             it had trouble with one recipient (451)
 --   stop     reason, ms of the first pause, of the longest, kind   it refuses the account: `login` or `sending`
 --   same     reply, ms of the first pause, of the longest, recipient, domain, campaign, others accepted (0 or 1)
 --                                                                  it refused a recipient in words that may mean all
@@ -34,7 +34,7 @@ local STRAINED_FROM = 10
 
 local happened = ARGV[1]
 if happened == 'slow' then
-  slow_down(tonumber(ARGV[2]))
+  slow_down(tonumber(ARGV[2]), ARGV[3])
 elseif happened == 'strained' then
   local period = math.floor(NOW_MS / 10000)
   if number('strained_period') ~= period then
@@ -42,7 +42,7 @@ elseif happened == 'strained' then
   end
   local strained = redis.call('HINCRBY', KEYS[1], 'strained', 1)
   if strained >= STRAINED_FROM and strained * 5 > number('granted') + number('granted_before') then
-    slow_down(0)
+    slow_down(0, ARGV[2])
   end
 elseif happened == 'same' then
   return judge(unpack(ARGV, 2))

@@ -6,6 +6,7 @@
 -- KEYS[4]   mail:account:NAME                HASH: stopped, stopped_kind, stopped_until, stopped_at, pause_ms: the
 --                                            provider refused the account;
 --                                            hold_until, interval_ms, slowed_at: it asked for less speed;
+--                                            slow_asked_at, slow_asked_why: when it did so last, and its words;
 --                                            next_ms: when the interval lets the next mail go;
 --                                            period, granted, granted_before: mails in this and the last 10 seconds;
 --                                            granted_at, busy_since: the last mail, and the first without a long break

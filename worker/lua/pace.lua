@@ -9,7 +9,8 @@ local function number(field)
   return tonumber(redis.call('HGET', KEYS[1], field) or 0) or 0
 end
 
-local function slow_down(asked_ms)
+local function slow_down(asked_ms, why)
+  redis.call('HSET', KEYS[1], 'slow_asked_at', REAL_MS, 'slow_asked_why', why)
   redis.call('HSET', KEYS[1], 'hold_until', math.max(number('hold_until'), NOW_MS + math.max(asked_ms, 1000)))
   -- All mails in flight bring the same news: only the first one counts.
   if NOW_MS - number('slowed_at') > SAME_EPISODE_MS or number('interval_ms') == 0 then

@@ -6,9 +6,10 @@
 -- KEYS[4]   mail:control                  HASH   campaign -> paused:REASON | cancelled:REASON
 -- KEYS[5]   mail:lanes                    prefix of the ZSETs of campaigns whose messages are taken
 -- KEYS[6]   mail:uncertain:msgs           HASH   mail -> message that is held
--- KEYS[7]   mail:account:NAME             HASH   (see claim.lua)
--- KEYS[8]   mail:account:NAME:flight      ZSET   claimant -> ms of its claim
--- KEYS[9…]  mail:account:NAME:window:MS   LIST   of times in ms, one key for each limit
+-- KEYS[7]   mail:totals                   HASH   result -> number of mails, since the fleet's first day
+-- KEYS[8]   mail:account:NAME             HASH   (see claim.lua)
+-- KEYS[9]   mail:account:NAME:flight      ZSET   claimant -> ms of its claim
+-- KEYS[10…] mail:account:NAME:window:MS   LIST   of times in ms, one key for each limit
 -- ARGV[1]   JSON {ledger_seconds, single_seconds and kept_job_seconds: for which a mail outside any campaign is remembered
 --           once its job is finished and gone, or kept; hold, pause_percent, pause_from, limits: [[mails, ms], …], process, queue and own: what
 --           the keys of BullMQ's queue begin with (see bullmq.lua)}
@@ -24,22 +25,23 @@
 local config, results = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local SHORT_WINDOW_MS = 60000
 local NAMES = { s = 'sent', f = 'failed', g = 'given_up' }
+local TOTALS = { s = 'accepted', f = 'failed', g = 'given_up', u = 'uncertain' }
 local paused = {}
 
 local function leave_place(claimant, accepted)
-  if claimant == '' or redis.call('ZREM', KEYS[8], claimant) == 0 then
+  if claimant == '' or redis.call('ZREM', KEYS[9], claimant) == 0 then
     return
   end
   local times = { whole(NOW_MS) }
   -- As claim.lua has taken them: one for each recipient.
   for place = 2, tonumber(string.match(claimant, '%*(%d+)$')) or 1 do
-    redis.call('ZREM', KEYS[8], claimant .. '+' .. place)
+    redis.call('ZREM', KEYS[9], claimant .. '+' .. place)
     times[place] = times[1]
   end
   for i, limit in ipairs(config.limits) do
     -- What wasn't accepted still was traffic, but it spends nothing of an hour's or a day's quota.
     if accepted or limit[2] <= SHORT_WINDOW_MS then
-      local key = KEYS[8 + i]
+      local key = KEYS[9 + i]
       redis.call('RPUSH', key, unpack(times))
       redis.call('LTRIM', key, -limit[1], -1)
       redis.call('PEXPIRE', key, limit[2] + 1000)
@@ -155,6 +157,16 @@ local function situation(kind, detail, claimant)
   return 'taken'
 end
 
+-- Results since the fleet's first day: unlike a campaign's counts, they only rise. What an operator or the database says
+-- was no server's reply.
+local tallies = {}
+local function tally(letter, claimant)
+  local name = TOTALS[letter]
+  if name and (claimant ~= '' or letter ~= 's') then
+    tallies[name] = (tallies[name] or 0) + 1
+  end
+end
+
 open(config.queue, config.own)
 for _, item in ipairs(results) do
   local mail, claimant, letter, words, job = item[1], item[2], item[3], item[4], item[5]
@@ -164,20 +176,24 @@ for _, item in ipairs(results) do
     words = words,
     claimant = claimant,
     since_ms = since_ms,
-    claimed_at_ms = claimant ~= '' and tonumber(redis.call('ZSCORE', KEYS[8], claimant) or 0) or 0,
+    claimed_at_ms = claimant ~= '' and tonumber(redis.call('ZSCORE', KEYS[9], claimant) or 0) or 0,
     is_for_database = letter == 's' or letter == 'f',
   }
   leave_place(claimant, letter ~= 'r' and letter ~= 'f')
-  if letter == 's' and redis.call('HEXISTS', KEYS[7], 'stopped') == 1 then
-    redis.call('HDEL', KEYS[7], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms', 'stopped_with')
+  if letter == 's' and redis.call('HEXISTS', KEYS[8], 'stopped') == 1 then
+    redis.call('HDEL', KEYS[8], 'stopped', 'stopped_kind', 'stopped_until', 'pause_ms', 'stopped_with')
   end
   local before = situation(kind, detail, claimant)
   local transition = TRANSITIONS[result.letter][before]
   if transition then
     transition(mail, result, before)
+    tally(letter, claimant)
   end
   if job and NAMES[result.letter] then
     finish_job(mail, words, unpack(job))
   end
+end
+for name, number in pairs(tallies) do
+  redis.call('HINCRBY', KEYS[7], name, number)
 end
 return paused

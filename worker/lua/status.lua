@@ -9,9 +9,11 @@
 -- KEYS[11]  mail:control               HASH campaign -> paused:REASON | cancelled:REASON
 -- KEYS[12]  mail:alive                 ZSET of processes      KEYS[13] mail:processes         HASH name -> its line
 -- KEYS[14]  mail:lanes                 prefix of the ZSETs :high, :normal, :low of campaigns
--- KEYS[15]  mail:account:NAME          HASH (see claim.lua)
--- KEYS[16]  mail:account:NAME:flight   ZSET claimant -> ms
--- KEYS[17…] mail:account:NAME:window:MS  LIST of times in ms, one key for each limit
+-- KEYS[15]  mail:hosts                 HASH host -> its line  KEYS[16] mail:totals            HASH result -> number
+-- KEYS[17]  mail:troubles              HASH key -> JSON {sentence, …}
+-- KEYS[18]  mail:account:NAME          HASH (see claim.lua)
+-- KEYS[19]  mail:account:NAME:flight   ZSET claimant -> ms
+-- KEYS[20…] mail:account:NAME:window:MS  LIST of times in ms, one key for each limit
 -- Made of names that are found on the way: mail:lane:CAMPAIGN, mail:counts:CAMPAIGN, mail:fetched:PROCESS
 -- ARGV[1]   month, as 2026-11   ARGV[2]  what the keys of BullMQ's parked jobs begin with, without the campaign
 -- ARGV[3]   ms of silence after which a process isn't shown
@@ -24,7 +26,7 @@ local windows_ms, asked_for = cjson.decode(ARGV[4]), cjson.decode(ARGV[5])
 local MOST_CAMPAIGNS = 1000
 local MOST_PAUSED = 2000
 local MOST_PROCESSES = 1000
-local CAMPAIGNS_BYTES, PROCESSES_BYTES, PARKED_BYTES = 5000, 8000, 2000
+local CAMPAIGNS_BYTES, PROCESSES_BYTES, PARKED_BYTES, HOSTS_BYTES, TROUBLES_BYTES = 4500, 6000, 1500, 3000, 2500
 local REASON_BYTES = 400
 -- Heads of lanes, to find the message that waits longest.
 local HEADS_BYTES = 1000000
@@ -178,7 +180,7 @@ end
 
 local used = {}
 for i, window_ms in ipairs(windows_ms) do
-  used[i] = later_than(KEYS[16 + i], NOW_MS - window_ms)
+  used[i] = later_than(KEYS[19 + i], NOW_MS - window_ms)
 end
 
 local put_aside = {}
@@ -189,11 +191,41 @@ for i = 1, #parked, 2 do
 end
 table.sort(put_aside, function(one, other) return one[1] < other[1] end)
 
-local account = redis.call('HMGET', KEYS[15], 'stopped', 'stopped_until', 'period', 'granted', 'granted_before',
-  'busy_since', 'interval_ms')
+local account = redis.call('HMGET', KEYS[18], 'stopped', 'slow_asked_why', 'stopped_until', 'period', 'granted',
+  'granted_before', 'busy_since', 'interval_ms', 'slow_asked_at')
 for i, value in ipairs(account) do
   account[i] = short(value)
 end
+
+local hosts = {}
+local host_lines = some_of('HSCAN', KEYS[15], MOST_PROCESSES)
+for i = 1, #host_lines, 2 do
+  hosts[#hosts + 1] = host_lines[i + 1]
+end
+table.sort(hosts)
+
+local troubles = {}
+local found_troubles = some_of('HSCAN', KEYS[17], 100)
+for i = 1, #found_troubles, 2 do
+  local ok, trouble = pcall(cjson.decode, found_troubles[i + 1])
+  if ok and type(trouble) == 'table' and type(trouble.sentence) == 'string' then
+    troubles[#troubles + 1] = { found_troubles[i], short(trouble.sentence) }
+  end
+end
+table.sort(troubles, function(one, other) return one[1] < other[1] end)
+
+local totals = {}
+local counted = redis.call('HGETALL', KEYS[16])
+for i = 1, #counted, 2 do
+  totals[#totals + 1] = { counted[i], tonumber(counted[i + 1]) or 0 }
+end
+
+-- Not every Redis lets everybody ask.
+local info = redis.pcall('INFO', 'memory')
+info = type(info) == 'string' and (string.match(info, 'used_memory:%d+') or '') .. '\n'
+  .. (string.match(info, 'maxmemory:%d+') or '') or ''
+
+local unrecorded = redis.call('XRANGE', KEYS[6], '-', '+', 'COUNT', 1)[1]
 
 return cjson.encode({
   real_ms = REAL_MS,
@@ -205,6 +237,7 @@ return cjson.encode({
   held = redis.call('HLEN', KEYS[5]),
   oldest_ms = oldest_ms or false,
   outbox = redis.call('XLEN', KEYS[6]),
+  unrecorded_ms = unrecorded and tonumber(string.match(unrecorded[1], '^%d+')) or false,
   parked = redis.call('XLEN', KEYS[7]),
   parked_campaigns = within(put_aside, PARKED_BYTES),
   number_of_parked_campaigns = redis.call('HLEN', KEYS[8]),
@@ -216,7 +249,12 @@ return cjson.encode({
   processes = named,
   number_of_processes = number_of_processes,
   working = working,
+  hosts = within(hosts, HOSTS_BYTES),
+  number_of_hosts = #hosts,
+  troubles = within(troubles, TROUBLES_BYTES),
+  totals = totals,
+  info = info,
   account = account,
-  in_flight = redis.call('ZCARD', KEYS[16]),
+  in_flight = redis.call('ZCARD', KEYS[19]),
   used = used,
 })

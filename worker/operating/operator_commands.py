@@ -92,9 +92,8 @@ def account(settings: Settings, options: Namespace) -> int:
     """`mail-worker account resume`"""
     from worker.queue.gate import LONGEST_CLOSED_MS
     from worker.sending.account import resume_account
-    from worker.sending.transports.choice import account_name
 
-    resume_account(connect(settings.redis_url), account_name(settings))
+    resume_account(connect(settings.redis_url), settings.account_name)
     print(
         f"the account's pauses and slow-downs are forgotten; processes try again within {LONGEST_CLOSED_MS // 1000} s"
     )

@@ -12,13 +12,13 @@ from worker.base.settings import Settings
 from worker.errors import MailWorkerError
 from worker.ledger.ledger import LedgerOptions, RedisLedger
 from worker.operating.checks import Finding
-from worker.operating.status import Status, read_status
 from worker.operating.testmail import test_job
 from worker.queue.control import AsyncControl
 from worker.queue.gate import Gate
 from worker.queue.processes import Process
 from worker.sending.delivery import Back, Delivery, Done, Options, Queued
-from worker.sending.transports.choice import account_name, destination, make_account, make_transport
+from worker.sending.transports.choice import destination, make_account, make_transport
+from worker.watching.status import Status, read_status
 
 LOOK_EVERY_SECONDS = 0.5
 #: In a shorter window every process gets its turn; a longer one may be used up for hours.
@@ -46,7 +46,7 @@ def _heartbeats(settings: Settings, expected: Mapping[str, int], deadline: float
     client = connect(settings.redis_url)
     names = {f"{settings.host_name}/{name}": pid for name, pid in expected.items()}
     while True:
-        status = read_status(client, account_name(settings), settings.mail_rate, settings.bullmq, names)
+        status = read_status(client, settings.account_name, settings.mail_rate, settings.bullmq, names)
         heard = {process.name: process for process in status.processes if names.get(process.name) == process.pid}
         silent = sorted(names.keys() - heard.keys())
         idle = "" if silent else _why_nothing_is_sent(status, list(heard.values()))
@@ -89,7 +89,7 @@ async def _send_canary(settings: Settings, address: str, timeout_seconds: float)
     gate = Gate(asyncio.Event())
     account = make_account(settings, client, process)
     transport = make_transport(settings, account)
-    ledger = RedisLedger(client, process, account_name(settings), LedgerOptions(limits=settings.mail_rate))
+    ledger = RedisLedger(client, process, settings.account_name, LedgerOptions(limits=settings.mail_rate))
     options = Options(retry_hours=0, max_attempts=1)
     delivery = Delivery(transport, ledger, account, gate, AsyncControl(client), process, options)
     try:
@@ -106,7 +106,7 @@ async def _send_canary(settings: Settings, address: str, timeout_seconds: float)
         case Done() if delivery.sent:
             return Finding("canary", True, f"{destination(settings)} accepted the mail to {address}")
         case Back() if _is_at_its_limit(
-            read_status(connect(settings.redis_url), account_name(settings), settings.mail_rate, settings.bullmq)
+            read_status(connect(settings.redis_url), settings.account_name, settings.mail_rate, settings.bullmq)
         ):
             return Finding(
                 "canary", True, f"not sent: the account is at its limit (MAIL_RATE), {address} gets none now"

@@ -1,12 +1,10 @@
 """Which worker and recorder processes are alive: each writes a line about itself into Redis, a worker with each beat of
-its queue (message_queue.py), a recorder every two minutes, nearly."""
+its queue (message_queue.py), a recorder once a minute (worker/watching/watcher.py)."""
 
 import contextlib
 import json
-import logging
 import os
 import sys
-import threading
 import time
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -17,21 +15,17 @@ import redis.asyncio
 
 from worker import __version__
 from worker.base import keys
-from worker.base.redis_client import CountingBlockingRedis, explain
+from worker.base.usage import cpu_seconds, resident_mb
 
-HEARTBEAT_SECONDS = 110.0
-#: A heartbeat and some.
+#: An idle worker speaks every 110 s.
 SILENT_AFTER_SECONDS = 150.0
-#: To tell how many commands were sent is one more.
-REPORTED_COMMANDS = 20
-
-logger = logging.getLogger(__name__)
+STARTED_AT = round(time.time(), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What a process tells about itself. `seen_at` is in seconds since 1970, by its own clock; `sent` counts the mails
-    that it has sent since its start."""
+    """What a process tells about itself. `seen_at` and `started_at` are in seconds since 1970, by its own clock; `sent`
+    counts the mails that it has sent since its start. An older release tells nothing of the last three."""
 
     name: str
     version: str
@@ -39,6 +33,24 @@ class Process:
     concurrency: int
     seen_at: float
     sent: int = 0
+    started_at: float = 0.0
+    memory_mb: int = 0
+    cpu_seconds: float = 0.0
+
+    @classmethod
+    def of_this(cls, name: str, concurrency: int, sent: int = 0) -> "Process":
+        """The one that asks."""
+        return cls(
+            name,
+            running_version(),
+            os.getpid(),
+            concurrency,
+            round(time.time(), 1),
+            sent,
+            STARTED_AT,
+            resident_mb(),
+            cpu_seconds(),
+        )
 
     def as_json(self) -> str:
         """One line for Redis."""
@@ -59,45 +71,6 @@ def running_version() -> str:
 def process_name(host_name: str, kind: str) -> str:
     """`HOST/PROGRAM`, the program as supervisord names it."""
     return f"{host_name}/{os.environ.get('SUPERVISOR_PROCESS_NAME') or f'{kind}-{os.getpid()}'}"
-
-
-class Heartbeat:
-    """Reports this process from a thread of its own until it's stopped."""
-
-    def __init__(self, client: CountingBlockingRedis, name: str, concurrency: int) -> None:
-        self._client = client
-        self._name = name
-        self._concurrency = concurrency
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the reports and takes the process off the list."""
-        self._stopping.set()
-        self._thread.join(timeout=5)
-        with contextlib.suppress(redis.RedisError):  # It falls silent anyway, and readers leave it out.
-            self._client.hdel(keys.PROCESSES, self._name)
-
-    def _run(self) -> None:
-        reported = reported_inside = 0
-        while True:
-            commands, inside = self._client.commands, self._client.commands_inside
-            process = Process(self._name, running_version(), os.getpid(), self._concurrency, time.time())
-            try:
-                self._client.hset(keys.PROCESSES, self._name, process.as_json())
-                if commands - reported >= REPORTED_COMMANDS:
-                    self._client.hincrby(keys.COMMANDS, this_month(), commands - reported)
-                    reported = commands
-                    if inside > reported_inside:
-                        self._client.hincrby(keys.COMMANDS, f"{this_month()}:inside", inside - reported_inside)
-                        reported_inside = inside
-            except redis.RedisError as error:
-                logger.error("%s", explain(error))
-            if self._stopping.wait(HEARTBEAT_SECONDS):
-                return
 
 
 async def forget(client: "redis.asyncio.Redis", name: str) -> None:

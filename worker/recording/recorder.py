@@ -11,11 +11,12 @@ from worker.base.settings import Settings
 from worker.base.stopping import Stop
 from worker.errors import DatabaseUnavailable
 from worker.ledger.outbox import Outbox, Result
-from worker.queue.processes import Heartbeat, process_name
+from worker.queue.processes import process_name
 from worker.recording.campaigns import Campaigns
 from worker.recording.database import SupabaseDatabase
 from worker.recording.old_campaigns import OldCampaigns
 from worker.recording.results import MOST_AT_ONCE, ResultWriter
+from worker.watching.watcher import Watcher
 
 #: Results that come within this time share requests.
 GATHER_SECONDS = 0.5
@@ -35,15 +36,15 @@ def run_recorder(settings: Settings, stop: Stop) -> None:
     name = process_name(settings.host_name, "recorder")
     client = connect(settings.redis_url, socket_timeout_seconds=SOCKET_TIMEOUT_SECONDS, health_check_interval_seconds=0)
     database = SupabaseDatabase(settings)
-    heartbeat = Heartbeat(client, name, concurrency=0)
-    heartbeat.start()
+    watcher = Watcher(client, settings, name)
+    watcher.start()
     logger.info("%s %s writes to %s.", name, __version__, settings.supabase_url)
     try:
         outbox, campaigns = Outbox(client, name), Campaigns(client, database)
         old = OldCampaigns(client, settings.bullmq)
         Recorder(outbox, ResultWriter(outbox, database, campaigns), campaigns, old, stop).run()
     finally:
-        heartbeat.stop()
+        watcher.stop()
         database.close()
     logger.info("Stopped.")
 

@@ -16,6 +16,8 @@ from worker.mail.same_words import same_words
 
 #: A refused account is tried again after this time, then after twice as long each time.
 LONGEST_PAUSE_SECONDS = 1800.0
+#: So much of what the server said when it asked for less speed is kept.
+REPLY_CHARACTERS = 200
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +80,9 @@ class Account:
         self._reported, self._reported_at = "", 0.0
         self._script = client.register_script(script("clock", "pace", "same_words", "account"))
 
-    async def slow_down(self, after_ms: int) -> None:
+    async def slow_down(self, after_ms: int, reply: str) -> None:
         """The provider wants less speed, and says nothing or when to come back."""
-        await self._say("slow", after_ms)
+        await self._say("slow", after_ms, encodable(reply[:REPLY_CHARACTERS]))
 
     async def refused(self, error: AccountRefused) -> int:
         """Pauses the account on all hosts; returns the milliseconds until the next try."""
@@ -91,9 +93,9 @@ class Account:
             self._reported, self._reported_at = str(error), now
         return wait_ms
 
-    async def strained(self) -> None:
+    async def strained(self, reply: str) -> None:
         """The server had trouble with one recipient. Of many in a short time it's as if it wanted less speed."""
-        await self._say("strained")
+        await self._say("strained", encodable(reply[:REPLY_CHARACTERS]))
 
     async def judge(self, reply: str, recipient: str, campaign_id: str | None, *, others_accepted: bool) -> Judgement:
         """Whose matter a refusal is, by what others were told of late. If it's the account's, it's paused.

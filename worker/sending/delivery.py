@@ -348,7 +348,7 @@ class Delivery:
                 slow_downs < MAX_SLOW_DOWNS or not self._others_get_through()
             ):
                 await attempt.record(outcome)
-                await self._account.slow_down(after_ms)
+                await self._account.slow_down(after_ms, reason)
                 logger.warning("told to slow down %s: %s", mail.message_id, reason)
                 return Later(max(after_ms, 1000), attempts, slow_downs + self._others_get_through(), reason)
             case Hindered(reason=reason) if slow_downs < MAX_SLOW_DOWNS:
@@ -367,7 +367,7 @@ class Delivery:
                 elif not last:
                     await attempt.release(reason)
                 if is_overload(reason):
-                    await self._account.strained()
+                    await self._account.strained(reason)
                 logger.info("refused for now %s (attempt %d): %s", mail.message_id, attempts + 1, reason)
         if last:
             words = f"given up after {attempts + 1} attempts"

@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
-import resource
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+
+from worker.base.usage import resident_mb
 
 LOOK_EVERY_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
 
 
-async def watch_memory(stopping: asyncio.Event, most_mb: int) -> None:
-    """Sets `stopping` once the process has more than `most_mb` MB in memory; 0 is no limit.
+async def watch_memory(stopping: asyncio.Event, most_mb: int, grown: Callable[[int], Awaitable[None]]) -> None:
+    """Sets `stopping` once the process has more than `most_mb` MB in memory, and tells `grown` how many; 0 is no limit.
 
     Not before the first look: one that has too much from the start on would be started anew without end."""
     while most_mb:
@@ -23,11 +24,6 @@ async def watch_memory(stopping: asyncio.Event, most_mb: int) -> None:
                 used_mb,
                 most_mb,
             )
+            await grown(used_mb)
             stopping.set()
             return
-
-
-def resident_mb() -> int:
-    """This process's memory that isn't swapped out (proc(5), statm)."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() // 1_000_000

@@ -1,8 +1,8 @@
 """A worker process (`mail-worker run`): puts the parts together, and takes them apart in the right order."""
 
 import asyncio
+import contextlib
 import logging
-import os
 import signal
 import time
 from uuid import uuid4
@@ -10,8 +10,9 @@ from uuid import uuid4
 import redis
 import uvloop
 
+from worker.base import keys
 from worker.base.fence import Fence
-from worker.base.redis_client import connect, connect_async, explain
+from worker.base.redis_client import CountingRedis, connect, connect_async, explain
 from worker.base.settings import Settings
 from worker.base.tasks import cancel
 from worker.ledger.ledger import LedgerOptions, RedisLedger
@@ -20,6 +21,7 @@ from worker.queue.broker import MailBroker
 from worker.queue.bullmq import LISTEN_SECONDS, BullQueue, worker_client_name
 from worker.queue.bullmq_options import Keep
 from worker.queue.control import AsyncControl
+from worker.queue.events import KEPT_EVENTS, happened
 from worker.queue.gate import Gate
 from worker.queue.message_queue import WAIT_SECONDS, MessageQueue
 from worker.queue.processes import Process, forget, process_name, running_version
@@ -33,7 +35,7 @@ from worker.sending.checking import Checker
 from worker.sending.delivery import Delivery, Options
 from worker.sending.memory import watch_memory
 from worker.sending.sent_rows import SupabaseSentRows
-from worker.sending.transports.choice import account_name, destination, make_account, make_transport
+from worker.sending.transports.choice import destination, make_account, make_transport
 
 REDIS_AGAIN_SECONDS = 2.0
 #: The scripts of queue, ledger and account go side by side; each of them gathers its own calls.
@@ -71,7 +73,7 @@ async def _run(settings: Settings) -> None:
     ledger = RedisLedger(
         client,
         process,
-        account_name(settings),
+        settings.account_name,
         LedgerOptions(
             limits=settings.mail_rate,
             hold_uncertain=settings.hold_uncertain,
@@ -111,7 +113,7 @@ async def _run(settings: Settings) -> None:
             waiting_client,
             process,
             name,
-            account_name(settings),
+            settings.account_name,
             settings.bullmq,
             fence=fence,
             listening_seconds=2 * rhythm.dead_after_seconds,
@@ -119,9 +121,7 @@ async def _run(settings: Settings) -> None:
         gate,
         concurrency=settings.concurrency,
         rhythm=rhythm,
-        describe=lambda: Process(
-            name, running_version(), os.getpid(), settings.concurrency, time.time(), delivery.sent
-        ),
+        describe=lambda: Process.of_this(name, settings.concurrency, delivery.sent),
         build=lambda raw: delivery.rehearse(checker.read(raw)),
         jobs=_jobs(settings, bull_queue, delivery, checker, sent_rows) if settings.bullmq else None,
     )
@@ -136,7 +136,7 @@ async def _run(settings: Settings) -> None:
     if settings.sandbox is not None:
         logger.warning("SANDBOX: %s (MAIL_SANDBOX).", settings.sandbox)
     stopped = asyncio.create_task(_announce(stopping, settings))
-    memory = asyncio.create_task(watch_memory(stopping, settings.max_memory_mb))
+    memory = asyncio.create_task(watch_memory(stopping, settings.max_memory_mb, lambda mb: _tell_of(client, name, mb)))
     await worker.run(stopping, settings.stop_timeout_seconds)
     await cancel(memory)
     await stopped
@@ -156,6 +156,16 @@ def _jobs(
     keep_completed, keep_failed = Keep(settings.bullmq_keep_completed), Keep(settings.bullmq_keep_failed)
     work = BullJobs(delivery, settings.bullmq, checker, sent_rows, keep_completed, keep_failed)
     return Jobs(queue, work, lambda raw: delivery.rehearse(checker.read(raw)))
+
+
+async def _tell_of(client: CountingRedis, name: str, used_mb: int) -> None:
+    sentence = (
+        f"{name} had grown to {used_mb} MB, more than worker_max_rss_mb, and was started anew: if that comes again and"
+        " again, lower worker_concurrency or take a bigger host (docs/scale.md)."
+    )
+    with contextlib.suppress(redis.RedisError):  # Its log says so, too.
+        await client.lpush(keys.EVENTS, happened("grown", sentence, time.time()))
+        await client.ltrim(keys.EVENTS, 0, KEPT_EVENTS - 1)
 
 
 async def _announce(stopping: asyncio.Event, settings: Settings) -> None:

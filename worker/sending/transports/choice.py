@@ -60,7 +60,7 @@ def make_account(settings: Settings, client: "redis.asyncio.Redis", process: str
     """The sending account, as the process of this name sees it."""
     return Account(
         client,
-        account_name(settings),
+        settings.account_name,
         process,
         max_connections=settings.max_connections,
         first_pause_seconds=settings.account_pause_seconds,
@@ -72,16 +72,6 @@ def _credentials(settings: Settings) -> str:
     """Differs, nearly always, where the credentials do; too short for anybody to find them by it."""
     secrets = (settings.smtp_user, settings.smtp_password, settings.oauth_refresh_token, settings.api_key)
     return hashlib.sha256("\0".join(secrets).encode()).hexdigest()[:4]
-
-
-def account_name(settings: Settings) -> str:
-    """What the account's keys in Redis are called. Processes with the same credentials share one."""
-    if settings.sandbox is not None and settings.sandbox.redirect_to is None:
-        return "sandbox"
-    if settings.transport == "smtp":
-        return f"smtp:{settings.shown_smtp_user}@{settings.smtp_host}"
-    # Two keys of one provider account have one quota, but nothing tells that they belong together.
-    return f"{settings.transport}:{hashlib.sha256(settings.api_key.encode()).hexdigest()[:12]}"
 
 
 def destination(settings: Settings) -> str:

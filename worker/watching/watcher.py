@@ -1,0 +1,195 @@
+"""Watches the fleet, from a thread of the recorder's: each host tells of itself once a minute, and one of them counts,
+and tells people what is wrong."""
+
+import contextlib
+import json
+import logging
+import ssl
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+
+from worker.base import keys
+from worker.base.redis_client import CountingBlockingRedis, explain, script
+from worker.base.settings import Settings
+from worker.base.values import jwt_claims
+from worker.queue.processes import Process, running_version, this_month
+from worker.watching.alerts import Alert, Known, event, plan, untold
+from worker.watching.host import failed_units, look_at_host
+from worker.watching.points import KEPT_POINTS, MINUTE_SECONDS, Point
+from worker.watching.programs import REMEMBERED_SECONDS, Program, Restarts, look_at_programs
+from worker.watching.status import read_status
+from worker.watching.telling import ping, tell
+from worker.watching.troubles import FLAPPING_SECONDS, Trouble, fleet_troubles, host_troubles
+
+#: A host that watches and falls silent is followed by another one after so long.
+WATCH_SECONDS = 150
+WANTED_POINTS = 61
+EVENTS_AT_ONCE = 20
+
+logger = logging.getLogger(__name__)
+
+
+class Watcher:
+    """One host's; it takes the place of a heartbeat."""
+
+    def __init__(self, client: CountingBlockingRedis, settings: Settings, name: str) -> None:
+        """
+        Args:
+            name: the recorder's own, as `HOST/PROGRAM`.
+        """
+        self._client = client
+        self._settings = settings
+        self._name = name
+        self._watch = client.register_script(script("clock", "watch"))
+        self._watched = client.register_script(script("watched"))
+        self._restarts = Restarts()
+        self._reported = self._reported_inside = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="watcher")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it, takes the process off the list, and lets another host watch."""
+        self._stopping.set()
+        self._thread.join(timeout=5)
+        with contextlib.suppress(redis.RedisError):  # It falls silent anyway, and readers leave it out.
+            self._client.hdel(keys.PROCESSES, self._name)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._look()
+            except redis.RedisError as error:
+                logger.error("%s", explain(error))
+            except Exception:
+                # Results must be recorded, whatever becomes of this.
+                logger.exception("unexpected error while watching")
+            if self._stopping.wait(MINUTE_SECONDS - time.time() % MINUTE_SECONDS):
+                return
+
+    def _look(self) -> None:
+        now = time.time()
+        host = self._settings.host_name
+        programs = self._programs()
+        self._restarts.see(programs, now)
+        restarts = sum(self._restarts.within(REMEMBERED_SECONDS, now).values())
+        seen = look_at_host(host, running_version(), now, programs, restarts)
+        troubles = host_troubles(
+            seen,
+            programs,
+            self._restarts.within(FLAPPING_SECONDS, now),
+            failed_units(),
+            dict(self._ends()),
+            self._settings.alerts,
+        )
+        commands, inside = self._client.commands, self._client.commands_inside
+        found = self._watch(
+            keys=[
+                keys.PROCESSES,
+                keys.COMMANDS,
+                keys.HOSTS,
+                keys.HOST_TROUBLES,
+                keys.WATCHER,
+                keys.POINTS,
+                keys.EVENTS,
+                keys.TROUBLES,
+            ],
+            args=[
+                self._name,
+                Process.of_this(self._name, concurrency=0).as_json(),
+                this_month(),
+                commands - self._reported,
+                inside - self._reported_inside,
+                host,
+                seen.as_json(),
+                json.dumps([trouble.as_list() for trouble in troubles]),
+                WATCH_SECONDS * 1000,
+                WANTED_POINTS,
+                EVENTS_AT_ONCE,
+            ],
+        )
+        self._reported, self._reported_inside = commands, inside
+        if found is not None:
+            self._look_at_fleet(found, now)
+
+    def _look_at_fleet(self, found: list[Any], now: float) -> None:
+        lines, events, hosts, known_lines = found
+        settings = self._settings
+        points = [Point.read(line) for line in lines]
+        known = {key.decode(): Known.read(line) for key, line in _pairs(known_lines)}
+        heard_at, troubles = {}, []
+        for host, line in _pairs(hosts):
+            at_ms, listed = json.loads(line)
+            heard_at[host.decode()] = at_ms / 1000
+            troubles += [Trouble(*trouble) for trouble in json.loads(listed)]
+        status = read_status(self._client, settings.account_name, settings.mail_rate, settings.bullmq)
+        troubles += fleet_troubles(status, points, heard_at, settings.alerts, now)
+        quiet = settings.alerts.quiet_hours is not None and settings.alerts.quiet_hours.hold_at(now)
+        planned = plan(troubles, known, now, quiet=quiet)
+        told = [] if quiet else [event(line) for line in reversed(events)]
+        happened = [one for one in told if one.kind != "done" or settings.alerts.campaign_done]
+        alerts = [*planned.alerts, *happened]
+        if alerts and not self._tell(alerts):
+            planned, told, alerts = untold(planned, known), [], []
+        point = Point.of(status, now)
+        self._watched(
+            keys=[keys.POINTS, keys.TROUBLES, keys.EVENTS, keys.TOLD],
+            args=[
+                "" if points and points[0].at >= point.at else point.as_json(),
+                KEPT_POINTS,
+                json.dumps({key: one.as_json() for key, one in planned.known.items()}),
+                json.dumps(planned.over),
+                len(told),
+                json.dumps([json.dumps([int(now), alert.state, alert.shown]) for alert in alerts]),
+            ],
+        )
+        if problem := ping(settings.alerts):
+            logger.error("%s", problem)
+
+    def _tell(self, alerts: list[Alert]) -> bool:
+        for alert in alerts:
+            logger.log(logging.WARNING if alert.urgent and alert.state == "began" else logging.INFO, "%s", alert.shown)
+        problems = tell(alerts, self._settings.alerts, self._settings.host_name)
+        for problem in problems:
+            logger.error("%s", problem)
+        # Where there are two ways, and one works, somebody knows.
+        ways = bool(self._settings.alerts.webhook_url) + bool(self._settings.alerts.mail_to)
+        return len(problems) < max(ways, 1)
+
+    def _programs(self) -> list[Program]:
+        try:
+            return look_at_programs()
+        except (OSError, xmlrpc.client.Error) as error:
+            logger.warning("supervisord doesn't say how its programs are (%s).", error)
+            return []
+
+    def _ends(self) -> Iterator[tuple[str, float]]:
+        at = jwt_claims(self._settings.supabase_key).get("exp")
+        if isinstance(at, int | float):
+            yield "SUPABASE_SECRET_KEY", at
+        if ends_at := _certificate_ends_at(self._client):
+            yield "Redis's certificate", ends_at
+
+
+def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _certificate_ends_at(client: CountingBlockingRedis) -> float | None:
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        opened = connection._sock
+        certificate = opened.getpeercert() if isinstance(opened, ssl.SSLSocket) else None
+    finally:
+        pool.release(connection)
+    if not certificate or "notAfter" not in certificate:
+        return None
+    return ssl.cert_time_to_seconds(str(certificate["notAfter"]))
