@@ -57,6 +57,9 @@ class Campaign:
             with cursor.copy("COPY campaign_subscribers (campaign_id, subscriber_id) FROM STDIN") as copy:
                 for subscriber_id in self.subscriber_ids:
                     copy.write_row((self.id, subscriber_id))
+            with cursor.copy("COPY subscribers (id, email) FROM STDIN") as copy:
+                for number, subscriber_id in enumerate(self.subscriber_ids):
+                    copy.write_row((subscriber_id, self.address(number)))
 
     def set_sending(self, database_url: str) -> None:
         """What the web app does once all is queued, whatever the status has become by then."""
@@ -75,7 +78,7 @@ class Campaign:
             for number, subscriber_id in enumerate(self.subscriber_ids):
                 stream.write(json.dumps(self._job(number, subscriber_id), ensure_ascii=False) + "\n")
 
-    def _address(self, number: int) -> str:
+    def address(self, number: int) -> str:
         busy = self.busy and number % BUSY_EVERY == 60
         kind = "refused" if number % REFUSED_EVERY == 50 else "busy" if busy else "reader"
         return f"{kind}-{number}.{self.tag}@bücher.example"
@@ -84,7 +87,7 @@ class Campaign:
         return {
             "campaignId": self.id,
             "subscriberId": subscriber_id,
-            "email": self._address(number),
+            "email": self.address(number),
             "subject": _SUBJECTS[0],
             "html": "<h1>Hello {{name}}</h1>\n" + _PARAGRAPH * (HTML_BYTES // len(_PARAGRAPH)),
             # Not every subscriber has told a name.
@@ -96,7 +99,7 @@ class Campaign:
         unsubscribe_url = f"https://app.example/unsubscribe?s={subscriber_id}"
         html = f"<h1>Hello {name}</h1>\n<p><a href='{unsubscribe_url}'>Unsubscribe</a></p>\n"
         return {
-            "to": {"name": name, "address": self._address(number)},
+            "to": {"name": name, "address": self.address(number)},
             "from": "The demo <news@testbed.example>",
             "subject": f"{_SUBJECTS[number % len(_SUBJECTS)].strip()} ({number})",
             "html": html + _PARAGRAPH * (HTML_BYTES // len(_PARAGRAPH)),

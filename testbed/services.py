@@ -213,6 +213,10 @@ CREATE TABLE IF NOT EXISTS campaign_subscribers (
   sent_at timestamptz,
   PRIMARY KEY (campaign_id, subscriber_id)
 );
+CREATE TABLE IF NOT EXISTS subscribers (
+  id uuid PRIMARY KEY,
+  email text NOT NULL
+);
 ALTER TABLE campaigns ENABLE ROW LEVEL SECURITY;
 ALTER TABLE campaign_subscribers ENABLE ROW LEVEL SECURITY;
 GRANT USAGE ON SCHEMA public TO anon, service_role;

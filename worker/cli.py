@@ -87,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for programs")
     status.add_argument("--watch", action="store_true", help="a live screen, until Ctrl-C")
     status.add_argument("--exit-code", action="store_true", help="exit with 3 if somebody should look")
+    why = add("why", _why, "Tell one recipient's life: by an address, or a subscriber's id.")
+    why.add_argument("who", metavar="ADDRESS|SUBSCRIBER")
+    why.add_argument("--campaign", default="", metavar="ID", help="in this campaign alone")
+    why.add_argument("--json", action="store_true", help="for programs")
     add("alert-test", _alert_test, "Send one alert of each kind to whoever is told.")
     forget = add("forget", _forget, "Miss a host no more that is gone for good.")
     forget.add_argument("host", metavar="HOST", help="its name, as mail-worker status has it")
@@ -103,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     add_campaign_command("pause", operator_commands.pause, "Stop sending a campaign's mails; they wait.")
+    report = add_campaign_command("campaign", _campaign, "Show how far a campaign is, and why mails of it failed.")
+    report.add_argument("--csv", type=Path, metavar="FILE", help="write who failed, when and in which words")
+    report.add_argument("--json", action="store_true", help="for programs")
     resume = add_campaign_command("resume", operator_commands.resume, "Go on with a paused campaign.")
     resume.add_argument(
         "--from", dest="sender", default="", metavar="SENDER", help="of its jobs whose own sender can't be read"
@@ -284,6 +291,28 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
         for line in show(status, settings.sandbox):
             print(line)
     return 3 if options.exit_code and not is_well(status) else 0
+
+
+def _campaign(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.campaign import campaign
+
+    return campaign(settings, options)
+
+
+def _why(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.why import Why
+
+    answer = Why(connect(settings.redis_url), settings).find(options.who, options.campaign)
+    if options.json:
+        print(answer.as_json())
+        return answer.exit_code
+    for life in answer.lives:
+        print("\n".join(life.lines()))
+    if not answer.lives:
+        print(f"Nothing is known of {options.who}: no queue, ledger or list has it.")
+    for sentence in answer.missing:
+        print(sentence, file=sys.stderr)
+    return answer.exit_code
 
 
 def _alert_test(settings: Settings, options: argparse.Namespace) -> int:

@@ -103,6 +103,10 @@ class Settings:
     recipient_sent_at_column: str
     #: Empty: a failed recipient's reason stays in the ledger.
     recipient_error_column: str
+    #: Of the app, with its subscribers' addresses: `mail-worker why` alone reads it.
+    subscribers_table: str
+    subscriber_id_column: str
+    subscriber_address_column: str
     host_name: str = field(default_factory=socket.gethostname)
 
     @property
@@ -238,6 +242,9 @@ def _read(reader: "Values") -> Settings:
         recipient_sent_column=reader.identifier("SUPABASE_RECIPIENT_SENT_COLUMN", "sent"),
         recipient_sent_at_column=reader.identifier("SUPABASE_RECIPIENT_SENT_AT_COLUMN", "sent_at"),
         recipient_error_column=reader.identifier("SUPABASE_RECIPIENT_ERROR_COLUMN", ""),
+        subscribers_table=reader.identifier("SUPABASE_SUBSCRIBERS_TABLE", "subscribers"),
+        subscriber_id_column=reader.identifier("SUPABASE_SUBSCRIBER_ID_COLUMN", "id"),
+        subscriber_address_column=reader.identifier("SUPABASE_SUBSCRIBER_ADDRESS_COLUMN", "email"),
     )
 
 

@@ -176,3 +176,13 @@ def ascii_domain(domain: str, field: str) -> str:
     except idna.IDNAError as error:
         raise InvalidJob(f"{field} has a domain that doesn't exist in ASCII form: {shorten(domain)}") from error
     raise InvalidJob(f"{field} has a domain with characters that can't be seen: {shorten(domain)}")
+
+
+def unicode_domain(domain: str) -> str:
+    """An ASCII domain as people write it; unchanged where that can't be."""
+    import idna  # as above
+
+    try:
+        return str(idna.decode(domain))
+    except idna.IDNAError:
+        return domain

@@ -4,6 +4,7 @@ listened for, and settled where no result finishes them (ledger.py). lua/bullmq.
 The workers take the jobs themselves, and nothing forwards them: docs/architecture.md says why."""
 
 import base64
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -97,6 +98,17 @@ def already_done(entry: Entry) -> JobSettlement:
         raise ValueError("the entry has no job")
     values = (entry.for_script(), job.returnvalue("sent before"), job.keep_completed, job.keep_failed)
     return JobSettlement("done", job.id, job.timestamp, values)
+
+
+def mail_identity(queue: str, job_id: str, timestamp: str) -> str:
+    """What the mail of a job is known by. Ids begin at 1 again after `obliterate`; with the time they don't come twice.
+
+    Args:
+        queue: `PREFIX:QUEUE`.
+        timestamp: as the app has written it.
+    """
+    text = f"{queue}\0{job_id}\0{timestamp}"
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def fail(job: BullJob, reason: str, keep_failed: list[float]) -> JobSettlement:

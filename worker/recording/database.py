@@ -169,6 +169,32 @@ class SupabaseDatabase:
             )
             self._execute(query, names.recipients_table)
 
+    def recipient(self, campaign_id: str, subscriber_id: str) -> dict[str, Any] | None:
+        """One recipient's row, None without one."""
+        names = self._settings
+        columns = (names.recipient_sent_column, names.recipient_sent_at_column, names.recipient_error_column)
+        query = (
+            self._client.table(names.recipients_table)
+            .select(",".join(filter(None, columns)))
+            .eq(names.recipient_campaign_column, campaign_id)
+            .eq(names.recipient_subscriber_column, subscriber_id)
+            .limit(1)
+        )
+        rows = self._rows(query, names.recipients_table, names.recipient_sent_column)
+        return rows[0] if rows else None
+
+    def subscribers(self, addresses: Sequence[str]) -> list[str]:
+        """The ids of the subscribers that have one of these addresses."""
+        names = self._settings
+        query = (
+            self._client.table(names.subscribers_table)
+            .select(names.subscriber_id_column)
+            .in_(names.subscriber_address_column, list(addresses))
+            .limit(PAGE_ROWS)
+        )
+        rows = self._rows(query, names.subscribers_table, names.subscriber_id_column)
+        return [str(row[names.subscriber_id_column]) for row in rows]
+
     def complete_campaign(self, campaign_id: str) -> bool:
         """Sets the campaign's status to `sent`; True for the one caller whose update changed it."""
         names = self._settings

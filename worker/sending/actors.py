@@ -9,8 +9,9 @@ import redis
 from dramatiq.middleware import CurrentMessage
 
 from worker.base import keys
+from worker.base.redis_client import encodable
 from worker.errors import InvalidJob
-from worker.ledger.ledger import Entry
+from worker.ledger.ledger import REASON_CHARACTERS, Entry
 from worker.mail.jobs import Job
 from worker.mail.shape import recipient_key
 from worker.queue.broker import DeadLetter, MailBroker
@@ -55,8 +56,11 @@ def declare_actors(broker: MailBroker, check: Checker, deliver: Deliver, fail: F
         except redis.RedisError as error:
             raise Postpone(LEDGER_AWAY_DELAY_MS, {}) from error
         match disposition:
-            case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs, losses=losses):
-                raise Postpone(delay_ms, {"attempts": attempts, "slow_downs": slow_downs, "losses": losses})
+            case Later(delay_ms=delay_ms, attempts=attempts, slow_downs=slow_downs, reason=reason, losses=losses):
+                # The reply is for `mail-worker why`.
+                said = {"last_reply": encodable(reason[:REASON_CHARACTERS])} if reason else {}
+                counts = {"attempts": attempts, "slow_downs": slow_downs, "losses": losses}
+                raise Postpone(delay_ms, {**counts, **said})
             case Back():
                 raise GiveBack
             case Parked(campaign_id=campaign_id):

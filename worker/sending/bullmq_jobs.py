@@ -1,6 +1,5 @@
 """What a process does with one of BullMQ's jobs, as actors.py does with a message of Dramatiq's."""
 
-import hashlib
 import json
 import logging
 from typing import Protocol
@@ -10,7 +9,7 @@ import redis
 from worker.errors import DatabaseUnavailable, InvalidJob
 from worker.ledger.ledger import Entry, QueuedJob
 from worker.mail.jobs import Job
-from worker.mail.message import identity as mail_identity
+from worker.mail.message import identity as message_identity
 from worker.mail.retry import retry_delay_ms
 from worker.mail.shape import recipient_key
 from worker.queue import bullmq
@@ -86,7 +85,7 @@ class BullJobs:
             raw = json.loads(bull_job.data)
         except (ValueError, RecursionError):
             return self._refuse(bull_job, options, "its data isn't JSON")
-        identity = self._identity(bull_job)
+        identity = bullmq.mail_identity(self._queue, bull_job.id, bull_job.timestamp)
         try:
             job = await self._check(raw)
         except InvalidJob as error:
@@ -101,7 +100,7 @@ class BullJobs:
             return _later(bull_job, job.delay_ms)
         if isinstance(job, Parked):
             return bullmq.park(bull_job, job.campaign_id)
-        queued_job = self._queued_job(bull_job, options, job.message_id or f"<{mail_identity(job, identity)}>")
+        queued_job = self._queued_job(bull_job, options, job.message_id or f"<{message_identity(job, identity)}>")
         entry = Entry(job.campaign_id, job.subscriber_id, identity, queued_job)
         if bull_job.failed_by_queue:
             await self._delivery.fail(entry, bull_job.failed_by_queue)
@@ -129,11 +128,6 @@ class BullJobs:
     def _refuse(self, bull_job: BullJob, options: JobOptions, reason: str) -> JobSettlement:
         logger.warning("job %s of %s isn't a mail: %s", bull_job.id, self._queue, reason)
         return bullmq.fail(bull_job, f"not a mail: {reason}", options.keep_failed.for_script())
-
-    def _identity(self, bull_job: BullJob) -> str:
-        """Ids begin at 1 again after `obliterate`; with the time they don't come twice."""
-        text = f"{self._queue}\0{bull_job.id}\0{bull_job.timestamp}"
-        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
 
     def _queued_job(self, bull_job: BullJob, options: JobOptions, mail_id: str) -> QueuedJob:
         return QueuedJob(

@@ -1,0 +1,193 @@
+"""`mail-worker campaign ID`: how far one campaign is, and who failed, grouped by the server's words."""
+
+import csv
+import json
+import re
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from worker.base import keys
+from worker.base.redis_client import connect
+from worker.base.settings import Settings
+from worker.errors import DatabaseRejected, DatabaseUnavailable, OperatorMistake
+from worker.operating.status import duration
+from worker.recording.database import SupabaseDatabase
+from worker.watching.points import Point, read_points
+from worker.watching.status import read_status
+
+LOOK_AT_ONCE = 500
+SHOWN_WORDS = 20
+#: The speed is that of so many minutes.
+SPEED_MINUTES = 10
+_ENDED = {"f": "failed", "g": "given up"}
+#: What differs between two recipients of one reply: their addresses, ids and times.
+_OWN_WORDS = re.compile(r"<[^<>\s]*>|\S+@\S+|\b[0-9A-Za-z]*\d[0-9A-Za-z]{7,}\b")
+_GIVEN_UP = re.compile(r"^given up after \d+ attempts")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A recipient who got no mail for certain (`failed`) or perhaps (`given up`); `at` is in seconds since 1970."""
+
+    subscriber: str
+    result: str
+    at: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignReport:
+    """One campaign. `recipients` and `unsent` are the database's, None while it can't be asked. `speed` is in mails a
+    second of late, `seconds_left` until its end at that speed; None if they aren't known."""
+
+    campaign: str
+    state: str
+    sent: int
+    failed: int
+    given_up: int
+    uncertain: int
+    waiting: int
+    database_status: str | None
+    unsent: int | None
+    speed: float | None
+    seconds_left: float | None
+    #: The server's words, without what is one recipient's alone, and how many got them.
+    words: dict[str, int]
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"campaign   {self.campaign}: {self.state}"
+        yield (
+            f"mails      {self.sent:,} sent, {self.failed:,} failed, {self.given_up:,} given up, {self.uncertain:,}"
+            f" were uncertain, {self.waiting:,} wait in Dramatiq's queue"
+        )
+        if self.unsent is not None:
+            status = self.database_status or "(none)"
+            yield f"database   status {status}, {self.unsent:,} recipients aren't marked as sent"
+        if self.speed:
+            end = "" if self.seconds_left is None else f", done in about {duration(self.seconds_left)}"
+            yield f"speed      {self.speed:.1f} mails/s{end}"
+        for words, number in list(self.words.items())[:SHOWN_WORDS]:
+            yield f"{number:>10} {words}"
+        if len(self.words) > SHOWN_WORDS:
+            yield f"           and {len(self.words) - SHOWN_WORDS} further replies: --csv FILE has them all"
+
+
+def campaign(settings: Settings, options: Namespace) -> int:
+    """`mail-worker campaign ID [--csv FILE] [--json]`"""
+    client = connect(settings.redis_url)
+    if not client.exists(keys.ledger(options.campaign), keys.counts(options.campaign)):
+        raise OperatorMistake(f"No mail of campaign {options.campaign} has a result yet: see mail-worker status.")
+    ended = list(who_ended(client, options.campaign))
+    report, missing = _report(client, settings, options.campaign, ended)
+    if options.csv:
+        write_csv(options.csv, ended)
+    if options.json:
+        print(json.dumps({"format": 1, **asdict(report), "missing": missing}, ensure_ascii=False))
+        return 0
+    for line in report.lines():
+        print(line)
+    if missing:
+        print(missing)
+    if options.csv:
+        print(f"{len(ended):,} who got no mail are in {options.csv}")
+    return 0
+
+
+def who_ended(client: "redis.Redis", campaign_id: str) -> Iterator[Ended]:
+    """Everybody who failed or was given up."""
+    states: Any = client.hscan_iter(keys.ledger(campaign_id), count=LOOK_AT_ONCE)
+    for subscriber, state in states:
+        kind, at_ms, words = state.decode(errors="replace").split(":", 2)
+        if kind in _ENDED:
+            yield Ended(subscriber.decode(errors="replace"), _ENDED[kind], int(at_ms) / 1000, words)
+
+
+def write_csv(path: Path, ended: list[Ended]) -> None:
+    """Writes who failed, when and why, for a spreadsheet or the app.
+
+    Raises:
+        OperatorMistake: the file can't be written.
+    """
+    try:
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["subscriber", "result", "at", "words"])
+            for one in sorted(ended, key=lambda one: one.at):
+                at = datetime.fromtimestamp(one.at, UTC).isoformat(timespec="seconds")
+                writer.writerow([one.subscriber, one.result, at, _inert(one.words)])
+    except OSError as error:
+        raise OperatorMistake(f"{path} can't be written: {error.strerror}.") from None
+
+
+def grouped(ended: list[Ended]) -> dict[str, int]:
+    """How many got which words, the most frequent ones first; an address, an id or a time in them is `…`."""
+    counted = Counter(_OWN_WORDS.sub("…", _GIVEN_UP.sub("given up", one.words)) for one in ended)
+    return dict(counted.most_common())
+
+
+def _inert(words: str) -> str:
+    # A spreadsheet would take a server's words for a formula.
+    return f"'{words}" if words[:1] in ("=", "+", "-", "@", "\t") else words
+
+
+def _report(
+    client: "redis.Redis", settings: Settings, campaign_id: str, ended: list[Ended]
+) -> tuple[CampaignReport, str]:
+    names = ("sent", "failed", "given_up", "uncertain")
+    counts: Any = client.hmget(keys.counts(campaign_id), list(names))
+    sent, failed, given_up, uncertain = (int(count or 0) for count in counts)
+    waiting: Any = client.llen(keys.lane(campaign_id))
+    control: Any = client.hget(keys.CONTROL, campaign_id)
+    database_status, unsent, missing = _database(settings, campaign_id)
+    speed = _speed(read_points(client), campaign_id)
+    left = waiting if unsent is None else max(unsent - failed - given_up, 0)
+    state = "sending"
+    if control:
+        state = control.decode(errors="replace").replace(":", ": ", 1)
+    elif database_status == "sent" and not left:
+        state = "complete"
+    fleet = read_status(client, settings.account_name, settings.mail_rate, "")
+    if fleet.account.stopped:
+        state += f"; the account is refused: {fleet.account.stopped}"
+    report = CampaignReport(
+        campaign=campaign_id,
+        state=state,
+        sent=sent,
+        failed=failed,
+        given_up=given_up,
+        uncertain=uncertain,
+        waiting=waiting,
+        database_status=database_status,
+        unsent=unsent,
+        speed=speed,
+        seconds_left=left / speed if speed and left else None,
+        words=grouped(ended),
+    )
+    return report, missing
+
+
+def _database(settings: Settings, campaign_id: str) -> tuple[str | None, int | None, str]:
+    try:
+        database = SupabaseDatabase(settings)
+        try:
+            return database.status(campaign_id), database.count_unsent(campaign_id), ""
+        finally:
+            database.close()
+    except (DatabaseUnavailable, DatabaseRejected) as error:
+        return None, None, str(error)
+
+
+def _speed(points: list[Point], campaign_id: str) -> float | None:
+    lately = [point for point in points if campaign_id in point.campaigns][-SPEED_MINUTES - 1 :]
+    if len(lately) < 2:
+        return None
+    sent = lately[-1].campaigns[campaign_id] - lately[0].campaigns[campaign_id]
+    return max(sent, 0) / (lately[-1].at - lately[0].at)
