@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: alert-test lane-services lane-hosts lane-fleet help setup image demo demo-shell demo-inbox demo-down test test-long lint unit integration hosts e2e molecule test-down lock deploy rollback drain resume status verify retire secure
+.PHONY: dashboard logs alert-test lane-services lane-hosts lane-fleet help setup image demo demo-shell demo-inbox demo-down test test-long lint unit integration hosts e2e molecule test-down lock deploy rollback drain resume status verify retire secure
 
 PYTHON := .venv/bin/python
 # Molecule and ansible-lint look for Ansible there, and a user's PATH lacks iptables.
@@ -44,12 +44,18 @@ resume: ## Let them take mails again
 status: ## Show the hosts' releases and processes, and the queue
 verify: ## Ask the services from each host, and see whether its processes send
 retire: ## Drain hosts for good and wipe their secrets
+dashboard: ## Show the fleet on a page at 127.0.0.1:8025, by a tunnel to the first host
+	@$(PYTHON) playbooks/files/fleet_ssh.py dashboard $(ARGS)
+
+logs: ## Show all hosts' logs: ARGS="-f", "-n 50", "-s 2h", "-g WORDS", "--limit mail1"
+	@$(PYTHON) playbooks/files/fleet_ssh.py logs $(ARGS)
+
 alert-test: ## Send one alert of each kind to whoever is told
 secure deploy rollback drain resume status verify retire alert-test:
 	@.venv/bin/ansible-playbook playbooks/$@.yml $(ARGS)
 
 test: ## Run all tests: lint, unit, integration on real services, chaos, Molecule
-	@testbed/bootstrap.sh lint containers
+	@testbed/bootstrap.sh lint containers browser
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory --jobs=3 lane-services lane-hosts lane-fleet
 	@$(MAKE) --no-print-directory test-down

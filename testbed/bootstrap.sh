@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what this checkout needs: Debian packages (listed, and asked for once), then .venv from uv.lock.
-# Usage: testbed/bootstrap.sh [GROUP...]   groups: python (always), lint, containers
+# Usage: testbed/bootstrap.sh [GROUP...]   groups: python (always), lint, containers, browser
 # Quick when everything is there. Without a terminal, or with CI set, it installs without asking.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 uv_version=0.13.9
+system=
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/mail-worker-testbed"
 
 fail() {
@@ -20,7 +21,8 @@ check_system() {
   id=$(. "$release" && echo "${ID:-unknown}")
   # shellcheck source=/dev/null
   version=$(. "$release" && echo "${VERSION_ID:-unknown}")
-  case "$id $version" in
+  system="$id $version"
+  case "$system" in
     "debian 12" | "debian 13" | "ubuntu 24.04") ;;
     *) fail "this system is $id $version, but the test bed runs on Debian 12 or 13, or Ubuntu 24.04." ;;
   esac
@@ -36,7 +38,9 @@ packages_of() {
       command -v node >/dev/null || echo nodejs
       command -v npm >/dev/null || echo npm
       ;;
-    *) fail "there is no group '$1': use python, lint or containers." ;;
+    # Ubuntu's is a snap, which an unattended machine can't always have: Playwright brings one there.
+    browser) [[ $system != debian* ]] || echo chromium fonts-dejavu-core ;;
+    *) fail "there is no group '$1': use python, lint, containers or browser." ;;
   esac
 }
 
@@ -103,6 +107,12 @@ make_venv() {
     fail "the Python packages can't be installed: see above."
 }
 
+install_browser() {
+  command -v chromium >/dev/null || quietly .venv/bin/playwright install --with-deps chromium ||
+    fail "no Chromium could be installed: see above."
+}
+
 check_system
 install_packages "$@"
 make_venv
+[[ " $* " != *" browser "* ]] || install_browser

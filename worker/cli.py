@@ -53,6 +53,8 @@ def _obey(options: argparse.Namespace) -> int:
         jobs = load_job_settings()
         use_own_names(jobs.own_names)
         return (_preview if options.needs_no_service else _check_jobs)(jobs, options)
+    if getattr(options, "needs_no_settings", False):
+        return _logs(options)
     settings = load_settings()
     use_own_names(settings.jobs.own_names)
     command: Command = options.command
@@ -91,6 +93,16 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("who", metavar="ADDRESS|SUBSCRIBER")
     why.add_argument("--campaign", default="", metavar="ID", help="in this campaign alone")
     why.add_argument("--json", action="store_true", help="for programs")
+    dashboard = add("dashboard", _dashboard, "Show a page about the fleet, for this host alone, until Ctrl-C.")
+    dashboard.add_argument("--port", type=int, default=8025, metavar="PORT", help="on 127.0.0.1")
+    logs = add("logs", _logs, "Show what this host's processes have logged.")
+    logs.set_defaults(needs_no_settings=True)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
+    logs.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="of the past, at the most")
+    logs.add_argument("-s", "--since", default="", metavar="TIME", help="30m, 2h, 1d or 2026-01-31T12:00 (UTC)")
+    logs.add_argument("-g", "--grep", default="", metavar="PATTERN", help="only lines with this (a regular expression)")
+    logs.add_argument("--json", action="store_true", help="the lines as they are")
+    logs.add_argument("--directory", type=Path, default=Path("/var/log/mail-worker"), help=argparse.SUPPRESS)
     add("alert-test", _alert_test, "Send one alert of each kind to whoever is told.")
     forget = add("forget", _forget, "Miss a host no more that is gone for good.")
     forget.add_argument("host", metavar="HOST", help="its name, as mail-worker status has it")
@@ -160,7 +172,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     from worker.base.logs import set_up_logging
     from worker.sending.process import run_worker
 
-    set_up_logging(settings.log_level)
+    set_up_logging(settings)
     run_worker(settings)
     return 0
 
@@ -170,7 +182,7 @@ def _record(settings: Settings, options: argparse.Namespace) -> int:
     from worker.base.stopping import Stop
     from worker.recording.recorder import run_recorder
 
-    set_up_logging(settings.log_level)
+    set_up_logging(settings)
     run_recorder(settings, Stop())
     return 0
 
@@ -313,6 +325,21 @@ def _why(settings: Settings, options: argparse.Namespace) -> int:
     for sentence in answer.missing:
         print(sentence, file=sys.stderr)
     return answer.exit_code
+
+
+def _dashboard(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.dashboard import serve
+
+    with serve(connect(settings.redis_url), settings, options.port) as server:
+        print(f"http://127.0.0.1:{server.server_port}/ shows the fleet, on this host, until Ctrl-C", flush=True)
+        server.serve_forever()
+    return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from worker.operating.log_files import logs
+
+    return logs(options, options.directory)
 
 
 def _alert_test(settings: Settings, options: argparse.Namespace) -> int:

@@ -33,7 +33,7 @@ BROKER = Path(__file__).parents[2] / "roles" / "redis" / "vars" / "main.yml"
 def watched(services: Services, action: Callable[[], Any]) -> list[str]:
     """What an action sends to Redis, without what its scripts run there."""
     seen: list[dict[str, Any]] = []
-    with redis.Redis.from_url(services.redis_url) as client, client.monitor() as monitor:
+    with redis.Redis.from_url(services.redis_url, socket_timeout=None) as client, client.monitor() as monitor:
 
         def listen() -> None:
             for command in monitor.listen():
@@ -143,7 +143,7 @@ async def test_it_tells_what_processes_send_and_what_their_scripts_run(
     one = process()
     list(enqueue(queue, iter([{"to": "a@example.org"}])))
     inside = sent = 0
-    with redis.Redis.from_url(services.redis_url) as client, client.monitor() as monitor:
+    with redis.Redis.from_url(services.redis_url, socket_timeout=None) as client, client.monitor() as monitor:
         [(identity, _)] = (await one.fetch()).messages
         await one.messages.settle(Settlement("ack", identity))
         queue.echo("the end")

@@ -1,5 +1,6 @@
 """Logs: no mail and no address, and an outage is a line a minute."""
 
+import json
 import logging
 import time
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import redis
 from dramatiq import Message
 
-from worker.base.logs import KNOWN_WARNINGS, Seldom, WithoutContent
+from worker.base.logs import KNOWN_WARNINGS, JsonLines, Seldom, WithoutContent, hashed_address
 
 
 def record(level: int, text: str, *arguments: Any, error: BaseException | None = None) -> logging.LogRecord:
@@ -52,3 +53,39 @@ def test_each_of_many_different_warnings_costs_the_same() -> None:
     assert not seldom.filter(record(logging.WARNING, "mail 59999"))
     assert seldom.filter(record(logging.WARNING, "mail 0"))
     assert len(seldom._logged) == KNOWN_WARNINGS
+
+
+def json_line(plain: bool, facts: dict[str, Any]) -> dict[str, Any]:
+    shown = record(logging.WARNING, "failed %s: %s", "<1@x>", "550 <zoe@example.com> is unknown")
+    shown.facts = facts
+    found: dict[str, Any] = json.loads(JsonLines("smtp:x", plain_addresses=plain).format(shown))
+    return found
+
+
+def test_a_line_of_json_says_what_it_is_about_and_hides_addresses() -> None:
+    facts = {
+        "event": "failed",
+        "campaign": "c-1",
+        "subscriber": None,
+        "to": ("zoe@example.com",),
+        "reply": "550 <zoe@example.com> is unknown",
+    }
+    line = json_line(False, facts)
+    assert next(iter(line)) == "time"
+    assert (line["level"], line["event"], line["campaign"], line["account"]) == ("WARNING", "failed", "c-1", "smtp:x")
+    assert "subscriber" not in line
+    hashed = hashed_address("Zoe@example.com")
+    assert line["to"] == [hashed]
+    assert line["reply"] == f"550 <{hashed}> is unknown"
+    assert "zoe" not in json.dumps(line)
+    assert json_line(True, facts)["to"] == ["zoe@example.com"]
+
+
+def test_a_line_of_json_without_facts_and_with_an_error() -> None:
+    try:
+        raise ValueError("a\nb")
+    except ValueError as error:
+        shown = record(logging.ERROR, "it broke", error=error)
+    line = JsonLines("", plain_addresses=False).format(shown)
+    assert "\n" not in line
+    assert "ValueError" in json.loads(line)["message"]

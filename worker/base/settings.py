@@ -92,6 +92,9 @@ class Settings:
     retry_hours: int
     max_attempts: int
     log_level: str
+    log_format: Literal["text", "json"]
+    #: Whether JSON has recipients' addresses as they are.
+    log_addresses: Literal["hashed", "plain"]
     alerts: AlertSettings
     campaigns_table: str
     campaign_id_column: str
@@ -232,6 +235,8 @@ def _read(reader: "Values") -> Settings:
         retry_hours=reader.integer("MAIL_RETRY_HOURS", default=24, low=0, high=168),
         max_attempts=reader.integer("MAIL_MAX_ATTEMPTS", default=5, low=1, high=50),
         log_level=reader.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+        log_format=reader.choice("LOG_FORMAT", "text", get_args(Literal["text", "json"])),
+        log_addresses=reader.choice("LOG_ADDRESSES", "hashed", get_args(Literal["hashed", "plain"])),
         alerts=_alerts(reader),
         campaigns_table=reader.identifier("SUPABASE_CAMPAIGNS_TABLE", "campaigns"),
         campaign_id_column=reader.identifier("SUPABASE_CAMPAIGN_ID_COLUMN", "id"),

@@ -82,11 +82,7 @@ class CampaignReport:
 
 def campaign(settings: Settings, options: Namespace) -> int:
     """`mail-worker campaign ID [--csv FILE] [--json]`"""
-    client = connect(settings.redis_url)
-    if not client.exists(keys.ledger(options.campaign), keys.counts(options.campaign)):
-        raise OperatorMistake(f"No mail of campaign {options.campaign} has a result yet: see mail-worker status.")
-    ended = list(who_ended(client, options.campaign))
-    report, missing = _report(client, settings, options.campaign, ended)
+    report, ended, missing = report_of(connect(settings.redis_url), settings, options.campaign)
     if options.csv:
         write_csv(options.csv, ended)
     if options.json:
@@ -99,6 +95,20 @@ def campaign(settings: Settings, options: Namespace) -> int:
     if options.csv:
         print(f"{len(ended):,} who got no mail are in {options.csv}")
     return 0
+
+
+def report_of(client: "redis.Redis", settings: Settings, campaign_id: str) -> tuple[CampaignReport, list[Ended], str]:
+    """All that is known of a campaign, who got no mail, and a sentence about what couldn't be asked.
+
+    Raises:
+        OperatorMistake: nothing is known.
+        redis.RedisError: Redis is away.
+    """
+    if not client.exists(keys.ledger(campaign_id), keys.counts(campaign_id)):
+        raise OperatorMistake(f"No mail of campaign {campaign_id} has a result yet: see mail-worker status.")
+    ended = list(who_ended(client, campaign_id))
+    report, missing = _report(client, settings, campaign_id, ended)
+    return report, ended, missing
 
 
 def who_ended(client: "redis.Redis", campaign_id: str) -> Iterator[Ended]:

@@ -309,7 +309,13 @@ class Delivery:
             case Verdict.PAUSED if attempt.entry.campaign_id is not None:
                 return Parked(attempt.entry.campaign_id)
             case Verdict.HELD:
-                logger.warning("uncertain %s: held, see mail-worker uncertain", mail.message_id)
+                logger.warning(
+                    "uncertain %s: held, see mail-worker uncertain",
+                    mail.message_id,
+                    extra=_facts(
+                        "held", attempt.entry, mail, queued.attempts + 1, "an earlier try may have been accepted"
+                    ),
+                )
                 return Held(attempt.entry.name)
             case _:
                 return Before()
@@ -326,15 +332,31 @@ class Delivery:
                 self._accepted_at = asyncio.get_running_loop().time()
                 await attempt.record(outcome)
                 self.sent += 1
-                logger.info("sent %s: %s", mail.message_id, reply)
+                logger.info(
+                    "sent %s: %s",
+                    mail.message_id,
+                    reply,
+                    extra=_facts("sent", attempt.entry, mail, attempts + 1, reply),
+                )
                 return Done()
             case Failed(reason=reason):
                 await attempt.record(outcome)
-                logger.warning("failed %s: %s", mail.message_id, reason)
+                logger.warning(
+                    "failed %s: %s",
+                    mail.message_id,
+                    reason,
+                    extra=_facts("failed", attempt.entry, mail, attempts + 1, reason),
+                )
                 return Done()
             case Doubtful(reason=reason):
                 await attempt.release(reason)
-                logger.info("refused, and tried once more in %d s %s: %s", DOUBT_MS // 1000, mail.message_id, reason)
+                logger.info(
+                    "refused, and tried once more in %d s %s: %s",
+                    DOUBT_MS // 1000,
+                    mail.message_id,
+                    reason,
+                    extra=_facts("refused in doubtful words", attempt.entry, mail, attempts + 1, reason),
+                )
                 return Later(DOUBT_MS, attempts, slow_downs, reason)
             case SenderRefused(reason=reason):
                 return await self._settle_sender(attempt, mail, reason, queued)
@@ -349,16 +371,31 @@ class Delivery:
             ):
                 await attempt.record(outcome)
                 await self._account.slow_down(after_ms, reason)
-                logger.warning("told to slow down %s: %s", mail.message_id, reason)
+                logger.warning(
+                    "told to slow down %s: %s",
+                    mail.message_id,
+                    reason,
+                    extra=_facts("slowed", attempt.entry, mail, attempts + 1, reason),
+                )
                 return Later(max(after_ms, 1000), attempts, slow_downs + self._others_get_through(), reason)
             case Hindered(reason=reason) if slow_downs < MAX_SLOW_DOWNS:
                 await attempt.release(reason)
-                logger.warning("hindered, while others get through, %s: %s", mail.message_id, reason)
+                logger.warning(
+                    "hindered, while others get through, %s: %s",
+                    mail.message_id,
+                    reason,
+                    extra=_facts("hindered", attempt.entry, mail, attempts + 1, reason),
+                )
                 return Later(int(HINDERED_DELAY_SECONDS * 1000), attempts, slow_downs + HINDERED_WEIGHT, reason)
             case Uncertain(reason=reason):
                 if not last or self._options.hold_uncertain:
                     await attempt.record(outcome)
-                logger.warning("uncertain %s: %s", mail.message_id, reason)
+                logger.warning(
+                    "uncertain %s: %s",
+                    mail.message_id,
+                    reason,
+                    extra=_facts("uncertain", attempt.entry, mail, attempts + 1, reason),
+                )
                 if self._options.hold_uncertain:
                     return Held(attempt.entry.name, reason)
             case Retry(reason=reason) | Slow(reason=reason) | Hindered(reason=reason):
@@ -368,7 +405,13 @@ class Delivery:
                     await attempt.release(reason)
                 if is_overload(reason):
                     await self._account.strained(reason)
-                logger.info("refused for now %s (attempt %d): %s", mail.message_id, attempts + 1, reason)
+                logger.info(
+                    "refused for now %s (attempt %d): %s",
+                    mail.message_id,
+                    attempts + 1,
+                    reason,
+                    extra=_facts("refused for now", attempt.entry, mail, attempts + 1, reason),
+                )
         if last:
             words = f"given up after {attempts + 1} attempts"
             if isinstance(outcome, Uncertain) or (isinstance(outcome, Slow) and outcome.maybe_accepted):
@@ -389,7 +432,12 @@ class Delivery:
                     return Parked(campaign_id)
                 return Later(fault.wait_ms, queued.attempts, queued.slow_downs, reason)
         await attempt.record(Failed(reason))
-        logger.warning("failed %s: %s", mail.message_id, reason)
+        logger.warning(
+            "failed %s: %s",
+            mail.message_id,
+            reason,
+            extra=_facts("failed", attempt.entry, mail, queued.attempts + 1, reason),
+        )
         return Done()
 
 
@@ -425,3 +473,18 @@ class _Attempt:
 
     async def record(self, result: Sent | Failed | GivenUp | Uncertain | Slow) -> None:
         await self._ledger.record(self.entry, self._claimant, result)
+
+
+def _facts(event: str, entry: Entry, mail: Mail, attempt: int, reply: str) -> dict[str, object]:
+    """What a line in the log is about, for `JsonLines`."""
+    return {
+        "facts": {
+            "event": event,
+            "campaign": entry.campaign_id,
+            "subscriber": entry.subscriber_id,
+            "mail": mail.message_id,
+            "attempt": attempt,
+            "to": mail.recipients,
+            "reply": reply,
+        }
+    }

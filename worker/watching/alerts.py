@@ -36,9 +36,16 @@ class Known:
 
     @classmethod
     def read(cls, line: bytes) -> "Known":
-        """What `as_json` wrote."""
+        """What `as_json` wrote; another release may have left something out.
+
+        Raises:
+            ValueError: it's nothing of ours.
+        """
         found = json.loads(line)
-        return cls(found["sentence"], found["urgent"], found["since"], found["told_at"], found["gone_at"])
+        if not isinstance(found, dict) or not isinstance(found.get("sentence"), str):
+            raise ValueError(line)
+        times = (float(found.get(name) or 0.0) for name in ("since", "told_at", "gone_at"))
+        return cls(found["sentence"], bool(found.get("urgent", True)), *times)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class Watcher:
         lines, events, hosts, known_lines = found
         settings = self._settings
         points = [Point.read(line) for line in lines]
-        known = {key.decode(): Known.read(line) for key, line in _pairs(known_lines)}
+        known = dict(_known(known_lines))
         heard_at, troubles = {}, []
         for host, line in _pairs(hosts):
             at_ms, listed = json.loads(line)
@@ -180,6 +180,14 @@ class Watcher:
 
 def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _known(lines: list[bytes]) -> Iterator[tuple[str, Known]]:
+    for key, line in _pairs(lines):
+        try:
+            yield key.decode(errors="replace"), Known.read(line)
+        except ValueError:
+            logger.warning("%s holds what isn't a trouble; it's left alone.", keys.TROUBLES)
 
 
 def _certificate_ends_at(client: CountingBlockingRedis) -> float | None:

@@ -1,0 +1,44 @@
+"""How `make logs` and `make dashboard` get to the hosts: as the inventory says."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+SOURCE = Path(__file__).parents[2] / "playbooks" / "files" / "fleet_ssh.py"
+
+
+def fleet_ssh() -> Any:
+    spec = importlib.util.spec_from_file_location("fleet_ssh", SOURCE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_host_is_reached_as_the_inventory_says() -> None:
+    found = {
+        "mail_workers": {"hosts": ["mail1"], "children": ["far"]},
+        "far": {"hosts": ["mail2", "mail1"]},
+        "brokers": {"hosts": ["redis1"]},
+        "_meta": {
+            "hostvars": {
+                "mail1": {"ansible_host": "203.0.113.10", "ansible_user": "mailadmin", "ansible_port": 2222},
+                "mail2": {
+                    "ansible_ssh_common_args": "-o ProxyJump=gate@203.0.113.1",
+                    "ansible_ssh_private_key_file": "~/.ssh/mail key",
+                },
+            }
+        },
+    }
+    assert list(fleet_ssh().read_hosts(found)) == [
+        ("mail1", ["ssh", "-p", "2222", "-l", "mailadmin", "203.0.113.10"]),
+        (
+            "mail2",
+            ["ssh", "-o", "ProxyJump=gate@203.0.113.1", "-i", str(Path("~/.ssh/mail key").expanduser()), "mail2"],
+        ),
+    ]
+
+
+def test_an_inventory_without_workers() -> None:
+    assert list(fleet_ssh().read_hosts({"_meta": {"hostvars": {}}})) == []
