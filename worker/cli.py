@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     send_test.add_argument("address", metavar="ADDRESS")
     send_test.add_argument("--job", type=Path, metavar="FILE", help="send the mail of this file's first job there")
     enqueue = add("enqueue", _enqueue, "Queue the jobs of a file; nothing is queued if one of them is wrong.")
-    enqueue.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or CSV with a header line (.csv)")
+    enqueue.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or CSV with a header line (.csv, .tsv)")
 
     def add_campaign_command(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         subparser = add(name, command, text)
@@ -185,14 +185,16 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _check_jobs(jobs: JobSettings, options: argparse.Namespace) -> int:
-    from worker.operating.preview import unsent_fields
-    from worker.queue.producer import check_file, read_jobs
+    from worker.operating.preview import Remarks
+    from worker.queue.producer import check_file
 
-    path, find = options.jobs, _finder(options)
-    if words := unsent_fields((job for _, job in read_jobs(path)), jobs, find):
-        print(f"     jobs      {words}")
-    total = check_file(path, jobs.defaults, find)
-    print(f"ok   jobs      {total:,} in {path}")
+    found = Remarks()
+    try:
+        total = check_file(options.jobs, jobs.defaults, _finder(options), found.add)
+    finally:
+        for sentence in found.sentences():
+            print(f"     jobs      {sentence}", flush=True)
+    print(f"ok   jobs      {total:,} in {options.jobs}")
     return 0
 
 
@@ -227,7 +229,7 @@ def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
     path = Path(options.what)
     if path.exists():
         raw, where = job_of_file(path, options.line), str(path)
-    elif path.suffix in (".json", ".jsonl", ".csv") or path.name != options.what:
+    elif path.suffix in (".json", ".jsonl", ".csv", ".tsv") or path.name != options.what:
         raise MailWorkerError(f"{path} can't be read: No such file or directory.")
     else:
         settings = load_settings()
@@ -347,12 +349,15 @@ def _send_test(settings: Settings, options: argparse.Namespace) -> int:
 
 def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
     from worker.mail.pacing import seconds_to_send
+    from worker.operating.preview import Remarks
     from worker.operating.status import duration
     from worker.queue.producer import check_file, enqueue, read_jobs
     from worker.queue.templates import finder
 
-    client = connect(settings.redis_url)
-    total = check_file(options.file, settings.jobs.defaults, finder(client))
+    client, found = connect(settings.redis_url), Remarks()
+    total = check_file(options.file, settings.jobs.defaults, finder(client), found.add)
+    for sentence in found.sentences():
+        print(sentence, file=sys.stderr)
     queued = 0
     try:
         for so_far in enqueue(client, (job for _, job in read_jobs(options.file))):

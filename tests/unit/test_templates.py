@@ -89,7 +89,7 @@ def test_a_job_with_a_text_of_its_own_needs_no_template() -> None:
     raw = {"to": "ann@example.org", "template": "welcome", "context": {"a": 1}, "html": "<p>rendered by the app"}
     assert template_of(raw) == ""
     found = parse_job(raw, DEFAULTS, no_template)
-    assert (found.html, found.unsent) == ("<p>rendered by the app", ())
+    assert (found.html, found.unsent) == ("<p>rendered by the app", ("template", "context"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_job_with_a_text_of_its_own_needs_no_template() -> None:
         ({"html": "{{ a b }}"}, "only single names"),
         ({"html": "<p>{{name", "text": "x"}, "only single names"),
         ({"subject": "x"}, "has neither html nor text"),
-        ({"html": 5}, "html is a int"),
+        ({"html": 5}, "html is a number"),
         ([], "is a list"),
         ("{", "isn't JSON"),
     ],

@@ -17,7 +17,7 @@ def line(value: object, name: str, longest: int = MAX_HEADER_CHARACTERS) -> str:
         InvalidJob: it isn't a string, too long, or holds a control character.
     """
     if not isinstance(value, str):
-        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string")
+        raise InvalidJob(f"{name} is {kind(value)}, but must be a string")
     if len(value) > longest:
         raise InvalidJob(f"{name} is longer than {longest:,} characters")
     text = value.strip()
@@ -35,10 +35,20 @@ def without_surrogates(text: str) -> str:
     return text
 
 
+def kind(value: object) -> str:
+    """What a value is, as JSON calls it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    kinds = ((str, "a string"), (int | float, "a number"), (list, "a list"), (dict, "an object"))
+    return next((name for one, name in kinds if isinstance(value, one)), f"a {type(value).__name__}")
+
+
 def shorten(value: object) -> str:
     """A value as a sentence shows it."""
     try:
         text = repr(value[:200] if isinstance(value, str) else value)
     except RecursionError:
-        return f"a deep {type(value).__name__}"
+        return f"{kind(value)} that is too deep to be shown"
     return text if len(text) <= 80 else f"{text[:77]}…"

@@ -10,7 +10,7 @@ from html import escape
 
 from worker.errors import InvalidJob
 from worker.mail.content import Content, one_line, read_text, word
-from worker.mail.fields import line
+from worker.mail.fields import kind, line
 
 MAX_NAME_CHARACTERS = 100
 _NAME = re.compile(r"[\w.@/-]+")
@@ -110,9 +110,7 @@ def read_template(name: str, value: object) -> Template:
         except (ValueError, RecursionError):
             raise InvalidJob(f"the template {name} isn't JSON") from None
     if not isinstance(value, dict):
-        raise InvalidJob(
-            f"the template {name} is a {type(value).__name__}, but must be an object with subject and html"
-        )
+        raise InvalidJob(f"the template {name} is {kind(value)}, but must be an object with subject and html")
     template = Template(
         name,
         line(value.get("subject") or "", "subject"),
