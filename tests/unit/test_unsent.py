@@ -1,5 +1,6 @@
 """Nothing that an app queues is dropped in silence: it's sent, told as not sent, or refused with its name."""
 
+import html
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -194,6 +195,11 @@ def test_a_text_in_an_encoding() -> None:
 def test_a_placeholder_that_stays_is_told(text: str, unfilled: tuple[str, ...]) -> None:
     assert job(text=text).unfilled == unfilled
     assert job(subject="{{name}}", text="{{name}}").unfilled == ("{{name}}",)
+
+
+def test_words_are_escaped_as_the_standard_library_does() -> None:
+    words = """<a href="x">Ann & Bob's</a>"""
+    assert job("fields", html="{{words}}", words=words).html == html.escape(words)
 
 
 @pytest.mark.parametrize("subject", [{}, {"subject": None}, {"subject": []}], ids=str)

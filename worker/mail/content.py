@@ -3,12 +3,11 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
 
 from worker.errors import InvalidJob
 from worker.mail.buffers import is_buffer, read_content
-from worker.mail.fields import kind, line, shorten, without_surrogates
+from worker.mail.fields import escape_html, kind, line, shorten, without_surrogates
 
 MAX_BODY_CHARACTERS = 10_000_000
 #: In so many characters at its beginning a text shows whether it's HTML.
@@ -141,14 +140,14 @@ def fill(content: Content, placeholders: Placeholders, data: Mapping[str, object
         case "name":
             return Content(
                 content.subject,
-                _NAME.sub(_replacement(data, escape, used), content.html),
+                _NAME.sub(_replacement(data, escape_html, used), content.html),
                 _NAME.sub(_replacement(data, str, used), content.text),
             )
         case "fields":
             return Content(
                 *(
                     _PLACEHOLDER.sub(_replacement(data, how, used), text)
-                    for text, how in ((content.subject, one_line), (content.html, escape), (content.text, str))
+                    for text, how in ((content.subject, one_line), (content.html, escape_html), (content.text, str))
                 )
             )
 

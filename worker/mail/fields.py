@@ -35,6 +35,14 @@ def without_surrogates(text: str) -> str:
     return text
 
 
+def escape_html(text: str) -> str:
+    """The text as HTML shows it, also in quotes. `html.escape` does the same, but brings all of HTML's entities along:
+    a third of a megabyte in each process."""
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#x27;")):
+        text = text.replace(character, entity)
+    return text
+
+
 def kind(value: object) -> str:
     """What a value is, as JSON calls it."""
     if value is None:

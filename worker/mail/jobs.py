@@ -111,11 +111,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
     named = named_fields(fields, shape.called)
     unsubscribe_url = read_unsubscribe_url(fields.get("unsubscribeUrl"), shape.called("unsubscribeUrl"))
     overruled = overruled_names(named, headers, shape.called("headers")) if headers and named else ()
-    in_list = any(name == "List-Unsubscribe" for name, _ in named)
-    where = f"{shape.called('list')}.unsubscribe" if in_list else f"{shape.called('headers')}.List-Unsubscribe"
-    headers, unsent = with_unsubscribing(
-        with_named(named, headers), unsubscribe_url, where, shape.called("unsubscribeUrl")
-    )
+    headers, unsent = with_unsubscribing(named, with_named(named, headers), unsubscribe_url, shape.called)
     headers = _with_defaults(headers, defaults.headers)
     check_one_click(headers)
     return Job(

@@ -116,7 +116,7 @@ def _date(text: str) -> float:
 def _objects(shape: Shape) -> Iterator[tuple[str, str, Mapping[str, object]]]:
     """Each object within a field: where it is, and which field that is."""
     for field, value in shape.fields.items():
-        if field not in _READ or not isinstance(value, dict | list) or is_buffer(value):
+        if not isinstance(value, (dict, list)) or field not in _READ or is_buffer(value):
             continue
         path = shape.names[field]
         places: list[tuple[str, object]] = [(path, value)]

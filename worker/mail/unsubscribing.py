@@ -1,6 +1,7 @@
 """How a recipient unsubscribes: List-Unsubscribe (RFC 2369), where it has an https:// address by one click (8058)."""
 
 import re
+from collections.abc import Callable
 
 from worker.errors import InvalidJob
 from worker.mail.fields import line, shorten
@@ -10,6 +11,7 @@ from worker.mail.twins import contradiction
 
 ONE_CLICK = ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")
 _NAME = "List-Unsubscribe"
+_OWN = frozenset((_NAME.lower(), ONE_CLICK[0].lower()))
 # Between < and >.
 _LONGEST_URL = LONGEST_WORD - 2
 _ENTRY = re.compile(r"\s*<([^<>]*)>\s*((?:\((?:[^()\\]|\\.)*\)\s*)*)(?:,|$)", re.DOTALL)
@@ -38,38 +40,42 @@ def read_unsubscribe_url(value: object, name: str) -> str | None:
     return url
 
 
-def with_unsubscribing(fields: Fields, url: str | None, where: str, url_name: str) -> tuple[Fields, tuple[str, ...]]:
+def with_unsubscribing(
+    named: Fields, fields: Fields, url: str | None, called: Callable[[str], str]
+) -> tuple[Fields, tuple[str, ...]]:
     """The fields with one List-Unsubscribe, in which `url` stands beside what else is there; and the names of what
     isn't sent for it.
 
     Args:
-        where: what the app calls the field List-Unsubscribe: one of its `headers`, or in its `list`.
-        url_name: what it calls `url`.
+        named: those of the fields that don't stand among the app's `headers`.
+        called: what the app calls `headers`, `list` and `unsubscribeUrl`.
 
     Raises:
         InvalidJob: the field can't be read, or `list` has another address on the web.
     """
-    own = [value for name, value in fields if name.lower() == _NAME.lower()]
-    if not own and url is None:
-        return fields, ()
-    entries = [entry for value in own for entry in _entries(value, where)]
-    unsent: tuple[str, ...] = ()
+    own = [(name.lower(), value) for name, value in fields if name.lower() in _OWN]
+    if not own:
+        return (fields if url is None else (*fields, (_NAME, f"<{url}>"), ONE_CLICK)), ()
+    in_list = any(name == _NAME for name, _ in named)
+    where = f"{called('list')}.unsubscribe" if in_list else f"{called('headers')}.{_NAME}"
+    entries = [entry for name, value in own if name == _NAME.lower() for entry in _entries(value, where)]
+    posts = [(name, value) for name, value in own if name != _NAME.lower()]
+    unsent: dict[str, None] = {}
     if url is not None:
         others = [entry for entry in entries if _is_web(entry) and entry[0] != url]
-        if others and not where.lower().endswith(_NAME.lower()):
-            raise contradiction(url_name, where)
-        unsent = tuple(dict.fromkeys(where for _ in others))
-        kept = [entry for entry in entries if entry not in others]
-        entries = kept if any(address == url for address, _ in kept) else [(url, ""), *kept]
-        post = [value for name, value in fields if name.lower() == ONE_CLICK[0].lower() and not _is_one_click(value)]
-        unsent += tuple(f"headers.{ONE_CLICK[0]}" for _ in post[:1])
-    replaced = {_NAME.lower()} if url is None else {_NAME.lower(), ONE_CLICK[0].lower()}
-    value = ", ".join(f"<{address}> {comment}".rstrip() for address, comment in entries)
-    return (
-        *(field for field in fields if field[0].lower() not in replaced),
-        (_NAME, value),
-        *((ONE_CLICK,) if url is not None else ()),
-    ), unsent
+        if others and in_list:
+            raise contradiction(called("unsubscribeUrl"), where)
+        unsent |= dict.fromkeys(where for _ in others)
+        unsent |= {f"{called('headers')}.{ONE_CLICK[0]}": None for _, value in posts if not _is_one_click(value)}
+        entries = [entry for entry in entries if entry not in others]
+        if not any(address == url for address, _ in entries):
+            entries.insert(0, (url, ""))
+        posts = [ONE_CLICK]
+    written = ", ".join(f"<{address}> {comment}".rstrip() for address, comment in entries)
+    kept = (field for field in fields if field[0].lower() not in _OWN)
+    return (*kept, *([(_NAME, written)] if written else []), *((ONE_CLICK[0], value) for _, value in posts)), tuple(
+        unsent
+    )
 
 
 def check_one_click(fields: Fields) -> None:
