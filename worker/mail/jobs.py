@@ -103,10 +103,13 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         )
     used: set[str] = set()
     content = _content(shape, defaults, find, used)
+    template = _template_name(shape)
     if campaign_id is not None and not content.subject and not shape.is_left_empty("subject"):
-        raise InvalidJob('subject is missing, but a campaign\'s mail has one: for a mail without one, queue it as ""')
-    has_template = bool(_template_name(shape))
-    untold = untold_twins(shape, used, has_template=has_template)
+        where = f" in the job and in the template {template}" if template else ""
+        raise InvalidJob(
+            f'subject is missing{where}, but a campaign\'s mail has one: for a mail without one, queue it as ""'
+        )
+    untold = untold_twins(shape, used, has_template=bool(template))
     headers, reply_to = reply_to_of(read_headers(fields.get("headers", {}), shape.called("headers")))
     named = named_fields(fields, shape.called)
     unsubscribe_url = read_unsubscribe_url(fields.get("unsubscribeUrl"), shape.called("unsubscribeUrl"))
@@ -131,7 +134,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         message_id=read_message_id(fields.get("messageId"), shape.called("messageId")),
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
-        unsent=(*unsent_names(shape, used, has_template=has_template), *untold, *overruled, *unsent),
+        unsent=(*unsent_names(shape, used, has_template=bool(template)), *untold, *overruled, *unsent),
     )
 
 
