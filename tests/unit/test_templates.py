@@ -92,6 +92,14 @@ def test_a_job_with_a_text_of_its_own_needs_no_template() -> None:
     assert (found.html, found.unsent) == ("<p>rendered by the app", ("template", "context"))
 
 
+def test_a_campaigns_mail_has_a_subject_from_somewhere() -> None:
+    raw = {"campaignId": 7, "to": "ann@example.org", "templateId": "spring"}
+    template = read_template("spring", {"html": "<p>x"})
+    with pytest.raises(InvalidJob, match="subject is missing in the job and in the template spring, but"):
+        parse_job(raw, DEFAULTS, lambda _: template)
+    assert parse_job({**raw, "subject": ""}, DEFAULTS, lambda _: template).subject == ""
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
