@@ -7,7 +7,7 @@ from typing import Literal
 
 from worker.errors import InvalidJob
 from worker.mail.buffers import is_buffer, read_content
-from worker.mail.fields import escape_html, kind, line, shorten, without_surrogates
+from worker.mail.fields import encoded, escape_html, kind, line, shorten, without_surrogates
 
 MAX_BODY_CHARACTERS = 10_000_000
 #: In so many characters at its beginning a text shows whether it's HTML.
@@ -101,8 +101,7 @@ def read_text(value: object, name: str) -> str:
         raise InvalidJob(f"{name} is {kind(value)}, but must be a string")
     if len(value) > MAX_BODY_CHARACTERS:
         raise InvalidJob(f"{name} has {len(value):,} characters; at most {MAX_BODY_CHARACTERS:,} are sent")
-    text = without_surrogates(value)
-    raw = text.encode("utf-8")
+    text, raw = encoded(value)
     # A regular expression takes ten times as long to find nothing.
     return text if len(raw.translate(None, _BODY_CONTROL_BYTES)) == len(raw) else _BODY_CONTROL.sub("", text)
 

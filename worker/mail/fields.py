@@ -28,11 +28,16 @@ def line(value: object, name: str, longest: int = MAX_HEADER_CHARACTERS) -> str:
 
 def without_surrogates(text: str) -> str:
     """JSON may hold half of a surrogate pair, which UTF-8 can't."""
+    return text if text.isascii() else encoded(text)[0]
+
+
+def encoded(text: str) -> tuple[str, bytes]:
+    """The text without halves of surrogate pairs, and its bytes in UTF-8."""
     try:
-        text.encode("utf-8")
+        return text, text.encode("utf-8")
     except UnicodeEncodeError:
-        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
-    return text
+        text = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+        return text, text.encode("utf-8")
 
 
 def escape_html(text: str) -> str:

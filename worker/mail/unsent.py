@@ -52,7 +52,7 @@ def unsent_names(shape: Shape, used: Set[str], *, has_template: bool) -> tuple[s
         f"{path}.{key}"
         for path, field, inner in _objects(shape)
         for key, value in inner.items()
-        if key not in _READ[field] and value not in EMPTY and not field_names().is_harmless(key)
+        if key not in _READ[field] and value not in EMPTY and not field_names().is_harmless(str(key))
     )
     return tuple(dict.fromkeys(found))
 
@@ -113,7 +113,7 @@ def _date(text: str) -> float:
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
-def _objects(shape: Shape) -> Iterator[tuple[str, str, Mapping[str, object]]]:
+def _objects(shape: Shape) -> Iterator[tuple[str, str, Mapping[object, object]]]:
     """Each object within a field: where it is, and which field that is."""
     for field, value in shape.fields.items():
         if not isinstance(value, (dict, list)) or field not in _READ or is_buffer(value):
@@ -125,7 +125,7 @@ def _objects(shape: Shape) -> Iterator[tuple[str, str, Mapping[str, object]]]:
         for where, one in places:
             for inner in _flat(one):
                 if isinstance(inner, dict):
-                    yield where, field, {str(key): content for key, content in inner.items()}
+                    yield where, field, inner
 
 
 def _flat(value: object) -> Iterator[object]:
