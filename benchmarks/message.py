@@ -11,10 +11,10 @@ from email.message import EmailMessage
 
 from worker.mail import alike
 from worker.mail.addresses import Address
-from worker.mail.job_headers import ONE_CLICK
 from worker.mail.jobs import Job
 from worker.mail.message import build_mail
 from worker.mail.text import text_from_html
+from worker.mail.unsubscribing import ONE_CLICK
 
 ROUNDS = 5
 MAILS = 100

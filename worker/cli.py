@@ -18,7 +18,6 @@ from worker.base.redis_client import connect, explain
 from worker.base.settings import JobSettings, Settings, load_job_settings, load_settings
 from worker.errors import InvalidJob, MailWorkerError, SettingsError
 from worker.mail.names import use_own_names
-from worker.operating import operator_commands
 
 if TYPE_CHECKING:
     from worker.mail.templates import FindTemplate, Template
@@ -68,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=text, description=text)
-        subparser.set_defaults(command=command, needs_no_service=command is _preview)
+        subparser.set_defaults(command=command, name_of_command=name, needs_no_service=command is _preview)
         return subparser
 
     add("run", _run, "Send mails from the queue until stopped (supervisord runs this).")
@@ -111,39 +110,37 @@ def _parser() -> argparse.ArgumentParser:
     send_test.add_argument("address", metavar="ADDRESS")
     send_test.add_argument("--job", type=Path, metavar="FILE", help="send the mail of this file's first job there")
     enqueue = add("enqueue", _enqueue, "Queue the jobs of a file; nothing is queued if one of them is wrong.")
-    enqueue.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or CSV with a header line (.csv)")
+    enqueue.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or CSV with a header line (.csv, .tsv)")
 
     def add_campaign_command(name: str, command: Command, text: str) -> argparse.ArgumentParser:
         subparser = add(name, command, text)
         subparser.add_argument("campaign", metavar="CAMPAIGN", help="its id")
         return subparser
 
-    add_campaign_command("pause", operator_commands.pause, "Stop sending a campaign's mails; they wait.")
+    add_campaign_command("pause", _operate, "Stop sending a campaign's mails; they wait.")
     report = add_campaign_command("campaign", _campaign, "Show how far a campaign is, and why mails of it failed.")
     report.add_argument("--csv", type=Path, metavar="FILE", help="write who failed, when and in which words")
     report.add_argument("--json", action="store_true", help="for programs")
-    resume = add_campaign_command("resume", operator_commands.resume, "Go on with a paused campaign.")
+    resume = add_campaign_command("resume", _operate, "Go on with a paused campaign.")
     resume.add_argument(
         "--from", dest="sender", default="", metavar="SENDER", help="of its jobs whose own sender can't be read"
     )
-    add_campaign_command("cancel", operator_commands.cancel, "Drop a campaign's waiting mails for good.")
-    priority = add_campaign_command("priority", operator_commands.priority, "Send a campaign before or after others.")
+    add_campaign_command("cancel", _operate, "Drop a campaign's waiting mails for good.")
+    priority = add_campaign_command("priority", _operate, "Send a campaign before or after others.")
     priority.add_argument("priority", choices=("high", "normal", "low"))
     reconcile = add_campaign_command(
-        "reconcile", operator_commands.reconcile, "Compare database, ledger, queue and dead letters of a campaign."
+        "reconcile", _operate, "Compare database, ledger, queue and dead letters of a campaign."
     )
     reconcile.add_argument("--repair", action="store_true", help="record again what the database lacks")
     reconcile.add_argument("--jobs", type=Path, metavar="FILE", help="queue the jobs of missing recipients from it")
     reconcile.add_argument("--show", type=int, default=20, metavar="N", help="missing recipients to list")
-    retry_failed = add_campaign_command(
-        "retry-failed", operator_commands.retry_failed, "Give a campaign's failed recipients another try."
-    )
+    retry_failed = add_campaign_command("retry-failed", _operate, "Give a campaign's failed recipients another try.")
     retry_failed.add_argument("--reason", default="", metavar="TEXT", help="only those whose reason holds this text")
     retry_failed.add_argument("--before", type=_time, metavar="TIME", help="only those that failed before (UTC)")
     retry_failed.add_argument(
         "--jobs", type=Path, metavar="FILE", help="their jobs, where these aren't in BullMQ's queue"
     )
-    account = add("account", operator_commands.account, "Forget that the provider refused or slowed the account.")
+    account = add("account", _operate, "Forget that the provider refused or slowed the account.")
     account.add_argument("action", choices=("resume",))
     template = add("template", _template, "Texts that a campaign's jobs have in common.")
     template.add_argument("action", choices=("add", "list", "show", "remove"))
@@ -151,16 +148,22 @@ def _parser() -> argparse.ArgumentParser:
     template.add_argument("file", nargs="?", type=Path, metavar="FILE", help="HTML, or .json with subject, html, text")
     template.add_argument("--subject", default="", metavar="TEXT")
     template.add_argument("--text", type=Path, metavar="FILE", help="the plain part; made from the HTML without one")
-    uncertain = add("uncertain", operator_commands.uncertain, "Mails that may have been accepted without a reply.")
+    uncertain = add("uncertain", _operate, "Mails that may have been accepted without a reply.")
     uncertain.add_argument("action", choices=("list", "resend", "mark-sent"))
     uncertain.add_argument("--campaign", metavar="ID")
     uncertain.add_argument("--subscriber", metavar="ID")
     uncertain.add_argument("--all", action="store_true", help="resend or mark all that are held")
-    dead = add("dead", operator_commands.dead, "Messages that can't be worked on.")
+    dead = add("dead", _operate, "Messages that can't be worked on.")
     dead.add_argument("action", choices=("list", "show", "retry", "drop"))
     dead.add_argument("ids", nargs="*", metavar="ID")
     dead.add_argument("--all", action="store_true")
     return parser
+
+
+def _operate(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.operator_commands import COMMANDS
+
+    return COMMANDS[options.name_of_command](settings, options)
 
 
 def _time(text: str) -> datetime:
@@ -197,14 +200,16 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _check_jobs(jobs: JobSettings, options: argparse.Namespace) -> int:
-    from worker.operating.preview import unsent_fields
-    from worker.queue.producer import check_file, read_jobs
+    from worker.operating.preview import Remarks
+    from worker.queue.producer import check_file
 
-    path, find = options.jobs, _finder(options)
-    if words := unsent_fields((job for _, job in read_jobs(path)), jobs, find):
-        print(f"     jobs      {words}")
-    total = check_file(path, jobs.defaults, find)
-    print(f"ok   jobs      {total:,} in {path}")
+    found = Remarks()
+    try:
+        total = check_file(options.jobs, jobs.defaults, _finder(options), found.add)
+    finally:
+        for sentence in found.sentences():
+            print(f"     jobs      {sentence}", flush=True)
+    print(f"ok   jobs      {total:,} in {options.jobs}")
     return 0
 
 
@@ -239,7 +244,7 @@ def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
     path = Path(options.what)
     if path.exists():
         raw, where = job_of_file(path, options.line), str(path)
-    elif path.suffix in (".json", ".jsonl", ".csv") or path.name != options.what:
+    elif path.suffix in (".json", ".jsonl", ".csv", ".tsv") or path.name != options.what:
         raise MailWorkerError(f"{path} can't be read: No such file or directory.")
     else:
         settings = load_settings()
@@ -374,12 +379,15 @@ def _send_test(settings: Settings, options: argparse.Namespace) -> int:
 
 def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
     from worker.mail.pacing import seconds_to_send
+    from worker.operating.preview import Remarks
     from worker.operating.status import duration
     from worker.queue.producer import check_file, enqueue, read_jobs
     from worker.queue.templates import finder
 
-    client = connect(settings.redis_url)
-    total = check_file(options.file, settings.jobs.defaults, finder(client))
+    client, found = connect(settings.redis_url), Remarks()
+    total = check_file(options.file, settings.jobs.defaults, finder(client), found.add)
+    for sentence in found.sentences():
+        print(sentence, file=sys.stderr)
     queued = 0
     try:
         for so_far in enqueue(client, (job for _, job in read_jobs(options.file))):

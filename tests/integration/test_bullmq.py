@@ -157,8 +157,8 @@ def test_refused_for_now_it_comes_back_by_the_apps_own_rules(
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ('"text"', "not a mail: the job is a str, but must be an object"),
-        ("null", "not a mail: the job is a NoneType"),
+        ('"text"', "not a mail: the job is a string, but must be an object"),
+        ("null", "not a mail: the job is null"),
         ("[]", "not a mail: the job is a list"),
         ("{", "not a mail: its data isn't JSON"),
         ('{"subject": "s"}', "not a mail: to (or email) is missing"),

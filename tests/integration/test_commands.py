@@ -145,9 +145,10 @@ def test_a_file_with_a_mistake_queues_nothing(programs: Programs, queue: redis.R
     path.write_text('{"to": "a@example.org", "html": "x"}\n{"to": "nobody", "html": "x"}\n{"to"\n', encoding="utf-8")
     code, printed = programs.run("enqueue", str(path))
     assert code == 1
-    first, second = printed.splitlines()
+    first, second, how_many = printed.splitlines()
     assert first == f"{path}:2: to isn't one mail address: 'nobody'."
     assert second.startswith(f"{path}:3: the line isn't JSON")
+    assert how_many == f"{path}: 2 of 3 jobs would be refused."
     assert queue.llen(keys.WAITING) == 0
     assert programs.run("enqueue", "/nowhere.jsonl") == (
         1,

@@ -224,7 +224,7 @@ RUBBISH = {
     ),
     "half a character": (_message("half a character", message_id="\ud83d"), "not a message: its message_id isn't text"),
     "no job": (_message("no job"), "its args hold 0 values and its kwargs 0, but one job is due"),
-    "wrong type": (_message("wrong type", args=[{**JOB, "html": 7}]), "invalid job: html is a int"),
+    "wrong type": (_message("wrong type", args=[{**JOB, "html": 7}]), "invalid job: html is a number"),
     "30 MB": (_message("30 MB", args=[{**JOB, "html": "x" * 30_000_000}]), "the message has 30000"),
     "injection": (
         _message("injection", args=[{**JOB, "subject": "s\r\nBcc: c@example.org"}]),

@@ -49,7 +49,7 @@ class Sender:
 
     async def send(self, to: str, campaign: str | None = "c", attempts: int = 0, losses: int = 0) -> Disposition:
         whose = {"campaignId": campaign, "subscriberId": to} if campaign else {}
-        job = parse_job({"to": to, "from": "news@example.com", "text": "x", **whose})
+        job = parse_job({"to": to, "from": "news@example.com", "subject": "", "text": "x", **whose})
         return await self._delivery.deliver(job, Queued(f"{to}-{campaign}", attempts, losses=losses))
 
     async def send_to_domains(self, number: int, campaign: str = "c") -> list[Disposition]:

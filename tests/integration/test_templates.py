@@ -70,11 +70,11 @@ def test_a_missing_template_or_word_fails_nobody(
     worker = programs.start("run")
     worker.wait_for(f"campaign {campaign.id} is paused: there's no template summer: add it with")
     assert queue.hget(keys.counts(campaign.id), "failed") is None
-    add_template(queue, "summer", html="<p>{{name}} {{colour}}")
+    add_template(queue, "summer", subject="Hi", html="<p>{{name}} {{colour}}")
     # By then the worker has asked once more.
     wait_until(lambda: programs.run("resume", campaign.id)[0] == 0)
     worker.wait_for(f"campaign {campaign.id} is paused: the template summer needs colour, but the job has no colour")
-    add_template(queue, "summer", html="<p>{{name}}")
+    add_template(queue, "summer", subject="Hi", html="<p>{{name}}")
     queue.hdel(keys.CONTROL, "nobody")
     wait_until(lambda: _resumed_and_sent(programs, services, campaign), seconds=120)
     assert queue.hget(keys.counts(campaign.id), "failed") is None
@@ -93,15 +93,15 @@ def test_what_a_template_lacks_is_said_before_anything_is_queued(
     path = str(tmp_path / "jobs.jsonl")
     code, words = programs.run("enqueue", path)
     assert (code, words.count("there's no template spring")) == (1, 3)
-    add_template(queue, "spring", html="<p>{{city}}")
+    add_template(queue, "spring", subject="Hi", html="<p>{{city}}")
     code, words = programs.run("enqueue", path)
     assert (code, words.count("the template spring needs city, but the job has no city in its vars")) == (1, 3)
     assert queue.hlen(keys.MESSAGES) == 0
-    add_template(queue, "spring", html="<p>{{name}}")
+    add_template(queue, "spring", subject="Hi", html="<p>{{name}}")
     assert programs.run("check", "--jobs", path)[0] == 0
     code, words = programs.run("preview", path)
     assert (code, "Ann 0 &lt;b&gt;" in words) == (0, True)
-    assert programs.run("template", "list") == (0, "spring  11 characters; needs name\n")
+    assert programs.run("template", "list") == (0, "spring  11 characters, subject 'Hi'; needs name\n")
     assert programs.run("template", "remove", "spring")[0] == 0
     assert programs.run("template", "remove", "spring")[0] == 1
 

@@ -11,7 +11,7 @@ from worker.errors import InvalidJob
 from worker.mail.addresses import Address
 from worker.mail.jobs import Defaults, parse_job
 from worker.mail.message import build_mail
-from worker.mail.names import NAMES, REFUSED
+from worker.mail.names import NAMES, REFUSED, TIMES, TRIALS
 from worker.mail.templates import read_template
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -102,6 +102,8 @@ def test_every_name_of_a_field_is_documented() -> None:
     for canonical, names in NAMES.items():
         for name in names:
             assert f"`{name}`" in JOBS, (canonical, name)
+    for name in (*TIMES, *TRIALS):
+        assert f"`{name}`" in JOBS, name
     for name, why in REFUSED.items():
         assert f"| `{name}` | {why} |" in JOBS
 

@@ -190,7 +190,7 @@ def test_attachments(file: dict[str, Any], filename: str, content_type: str, con
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"attachments": ["a"]}, r"attachments\[0\] is a str"),
+        ({"attachments": ["a"]}, r"attachments\[0\] is a string"),
         ({"attachments": [{"filename": "a"}]}, r"attachments\[0\] has neither content nor"),
         ({"attachments": [{"path": "/etc/passwd"}]}, "has no files of the app's"),
         ({"attachments": [{"href": "http://x.example/a"}]}, "queue the file's content"),
@@ -204,12 +204,12 @@ def test_attachments(file: dict[str, Any], filename: str, content_type: str, con
         ({"attachments": [{"content": "x", "encoding": "rot13"}]}, "an encoding that nobody knows"),
         ({"attachments": [{"content": {"type": "Buffer", "data": [256]}}]}, "aren't a list of bytes"),
         ({"attachments": [{"content": {"type": "Buffer", "data": [True]}}]}, "aren't a list of bytes"),
-        ({"attachments": [{"content": 5}]}, "is a int"),
+        ({"attachments": [{"content": 5}]}, "is a number"),
         ({"attachments": [{"content": "x"}] * 101}, "holds 101 files"),
         ({"attachments": [{"content": "x" * 7_000_001, "filename": "a.txt"}]}, "have 7,000,001 bytes"),
         ({"icalEvent": {"content": "x", "method": "EAT"}}, "icalEvent.method"),
         ({"icalEvent": {"path": "/a.ics"}}, "icalEvent.path can't be sent"),
-        ({"html": {"type": "Buffer", "data": [255]}}, "aren't UTF-8"),
+        ({"html": {"type": "Buffer", "data": [255]}}, "isn't UTF-8"),
         ({"raw": "From: a"}, "raw can't be sent"),
         ({"envelope": {"from": "a@x.example"}}, "envelope can't be sent"),
         ({"amp": "<html amp4email>"}, "amp can't be sent"),
@@ -218,9 +218,9 @@ def test_attachments(file: dict[str, Any], filename: str, content_type: str, con
         ({"priority": "urgent"}, "must be high, normal or low"),
         ({"references": "zoë@x.example"}, "references isn't a mail's Message-ID"),
         ({"messageId": "<a@b> <c@d>"}, "messageId isn't a mail's Message-ID"),
-        ({"list": "x"}, "list is a str"),
+        ({"list": "x"}, "list is a string"),
         ({"tags": [""]}, "tags holds an empty one"),
-        ({"to": {"name": "x"}}, "to.address is a NoneType"),
+        ({"to": {"name": "x"}}, "to has neither address nor email"),
         (
             {"headers": {"X-A": {"prepared": True, "value": "=?utf-8?q?a=0D=0ABcc:_b@x.example?="}}},
             "holds a line break",
@@ -263,7 +263,7 @@ def test_nothing_that_is_refused_is_refused_empty() -> None:
         ({"list": {"help": "help@x.example?subject=help"}}, {"List-Help": ["<mailto:help@x.example?subject=help>"]}),
         (
             {"list": {"unsubscribe": ["a@x.example", ["b@x.example", "x.example/u"]]}},
-            {"List-Unsubscribe": ["<mailto:a@x.example>", "<mailto:b@x.example>, <http://x.example/u>"]},
+            {"List-Unsubscribe": ["<mailto:a@x.example>, <mailto:b@x.example>, <http://x.example/u>"]},
         ),
         ({"list": {"id": {"url": "x.example", "comment": "Our list"}}}, {"List-ID": ['"Our list" <x.example>']}),
     ],
@@ -346,7 +346,10 @@ def test_what_isnt_sent_is_told() -> None:
         ({"tags": ["a"], "categories": ["b"]}, "tags and categories say different things"),
         ({"campaignId": 1, "campaign_id": 2, "subscriberId": 1}, "campaignId and campaign_id hold different ids"),
         ({"campaignId": 1, "subscriberId": 1, "subscriber_id": 2}, "subscriberId and subscriber_id hold different ids"),
-        ({"campaignId": 1, "subscriberId": 1, "email": "bob@example.org"}, "to and email say different things"),
+        (
+            {"campaignId": 1, "subscriberId": 1, "subject": "", "email": "bob@example.org"},
+            "to and email say different things",
+        ),
     ],
     ids=str,
 )
@@ -375,8 +378,8 @@ def test_two_fields_for_one_thing_within_an_object() -> None:
         {"from": "a@x.example", "fromEmail": "a@X.example", "fromName": "A"},
         {"from": "A <a@x.example>", "fromName": "A", "fromEmail": "a@x.example"},
         {"replyTo": "A <a@x.example>", "reply_to": ["a@x.example"], "headers": {"Reply-To": "a@x.example"}},
-        {"campaignId": 7, "campaign_id": "7", "subscriberId": "s", "subscriber_id": "s "},
-        {"campaignId": 7, "mail": {"campaignId": 7}},
+        {"campaignId": 7, "campaign_id": "7", "subscriberId": "s", "subscriber_id": "s ", "subject": "S"},
+        {"campaignId": 7, "mail": {"campaignId": 7}, "subject": "S"},
         {"attachments": [{"content": "a"}], "attachment": [{"content": "a"}]},
         {"priority": "high", "headers": {"X-Priority": "1", "Importance": "high", "X-MSMail-Priority": "High"}},
     ],
@@ -401,7 +404,7 @@ def test_a_field_that_stands_in_the_mail_is_no_second_one() -> None:
         ({"priority": "high", "headers": {"X-Priority": "5"}}, "headers.X-Priority"),
         ({"inReplyTo": "<a@b>", "headers": {"in-reply-to": "<c@d>"}}, "headers.in-reply-to"),
         (
-            {"unsubscribeUrl": "https://x.example/u", "headers": {"List-Unsubscribe": "<mailto:u@x.example>"}},
+            {"unsubscribeUrl": "https://x.example/u", "headers": {"List-Unsubscribe": "<https://x.example/v>"}},
             "headers.List-Unsubscribe",
         ),
     ],
@@ -442,7 +445,13 @@ def test_another_sender_for_a_campaign_goes_before_all_its_names(wrapped: bool) 
 def test_names_of_ones_own() -> None:
     use_own_names({"to": "userEmail", "html": "emailBody", "campaignId": "mailingId"})
     try:
-        raw = {"userEmail": "ann@example.org", "emailBody": "<p>x", "mailingId": 7, "email": "x@example.org"}
+        raw = {
+            "userEmail": "ann@example.org",
+            "emailBody": "<p>x",
+            "mailingId": 7,
+            "email": "x@example.org",
+            "subject": "",
+        }
         found = parse_job({**raw, "html": "<p>y", "content": "<p>z", "campaignId": 8}, DEFAULTS)
         assert found.unsent == ("email", "html", "campaignId", "content")
         assert (found.to[0].email, found.html, found.campaign_id) == ("ann@example.org", "<p>x", "7")

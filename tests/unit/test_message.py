@@ -82,7 +82,7 @@ def test_unsubscribing_with_one_click() -> None:
     message = parsed(
         mail_of(unsubscribeUrl="https://example.com/u?x=1", headers={"List-Unsubscribe": "<mailto:a@b.c>"})
     )
-    assert message.get_all("List-Unsubscribe") == ["<https://example.com/u?x=1>"]
+    assert message.get_all("List-Unsubscribe") == ["<https://example.com/u?x=1>, <mailto:a@b.c>"]
     assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
 
 

@@ -59,6 +59,12 @@ def test_a_template_is_the_workers_matter() -> None:
     assert judge({"to": "ann@example.org", "templateId": "spring"}) == JobsAnswer(1)
 
 
+def test_what_stays_unfilled_is_said() -> None:
+    assert judge({**GOOD, "subject": "{{name}} <%= x %>"}) == JobsAnswer(1, (), ("colour",), ("{{name}}", "<%= x %>"))
+    *_, unfilled = jobs_verdict("bull:mail-queue", judge(GOOD, placeholders="none"))
+    assert "hold {{name}}, which goes out as it stands" in unfilled.sentence
+
+
 def test_what_isnt_json_is_said() -> None:
     assert judge_jobs(["{"], PACKAGE, SETTINGS) == JobsAnswer(1, ("its data isn't JSON",))
 
@@ -80,4 +86,4 @@ def test_a_hosts_python_needs_nothing_else(tmp_path: Path) -> None:
         check=False,
         cwd=tmp_path,
     )
-    assert done.stdout.startswith("JobsAnswer(read=1, refused=(), unsent=())"), done.stderr
+    assert done.stdout.startswith("JobsAnswer(read=1, refused=(), unsent=(), unfilled=())"), done.stderr

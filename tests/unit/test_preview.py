@@ -13,7 +13,7 @@ from worker.mail.names import use_own_names
 
 JOB: dict[str, Any] = {
     "campaignId": 7,
-    "mailOptions": {"recipient": "Ann <ann@example.org>", "htmlContent": "<p>Hi", "colour": "red"},
+    "mailOptions": {"recipient": "Ann <ann@example.org>", "htmlContent": "<p>Hi", "subject": "S", "colour": "red"},
 }
 
 
@@ -107,4 +107,31 @@ def test_a_files_jobs_are_checked_without_any_service(environment: Path, capsys:
     assert "jobs.jsonl:2: envelope can't be sent" in capsys.readouterr().err
     Path("good.jsonl").write_text(json.dumps(JOB) + "\n")
     assert main(["check", "--jobs", "good.jsonl"]) == 0
-    assert "not sent, since nobody knows what it is: mailOptions.colour" in capsys.readouterr().out
+    assert "not sent: mailOptions.colour" in capsys.readouterr().out
+
+
+def test_what_stays_unfilled_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("left.jsonl").write_text('{"to": "a@example.org", "subject": "Hello {{ name }}", "text": "*|FNAME|*"}\n')
+    assert main(["preview", "left.jsonl"]) == 0
+    assert "unfilled     {{ name }}, *|FNAME|*" in capsys.readouterr().err
+    assert main(["check", "--jobs", "left.jsonl"]) == 0
+    assert "goes out as it stands: {{ name }}, *|FNAME|* (worker_placeholders" in capsys.readouterr().out
+
+
+def test_what_is_refused_is_listed_by_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    job = {"to": "a@example.org", "text": "x", "colour": "red"}
+    lines = [job if number % 2 else {**job, "sendAt": "2099-01-01"} for number in range(60)]
+    Path("some.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["check", "--jobs", "some.jsonl"]) == 1
+    printed = capsys.readouterr()
+    sentences = printed.err.splitlines()
+    assert [one.split(":")[1] for one in sentences[:-1]] == [str(number) for number in range(1, 40, 2)]
+    assert sentences[-1] == "some.jsonl: 30 of 60 jobs would be refused; the first 20 are shown."
+    assert "not sent: colour" in printed.out
+
+
+def test_a_job_that_redis_takes_no_more_isnt_previewed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("long.jsonl").write_text(json.dumps({"to": "a@example.org", "text": "x" * 8_000_000}) + "\n")
+    for command in (["preview", "long.jsonl"], ["check", "--jobs", "long.jsonl"]):
+        assert main(command) == 1
+        assert "long.jsonl:1: the job has 8,000," in capsys.readouterr().err

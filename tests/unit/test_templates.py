@@ -89,7 +89,15 @@ def test_a_job_with_a_text_of_its_own_needs_no_template() -> None:
     raw = {"to": "ann@example.org", "template": "welcome", "context": {"a": 1}, "html": "<p>rendered by the app"}
     assert template_of(raw) == ""
     found = parse_job(raw, DEFAULTS, no_template)
-    assert (found.html, found.unsent) == ("<p>rendered by the app", ())
+    assert (found.html, found.unsent) == ("<p>rendered by the app", ("template", "context"))
+
+
+def test_a_campaigns_mail_has_a_subject_from_somewhere() -> None:
+    raw = {"campaignId": 7, "to": "ann@example.org", "templateId": "spring"}
+    template = read_template("spring", {"html": "<p>x"})
+    with pytest.raises(InvalidJob, match="subject is missing in the job and in the template spring, but"):
+        parse_job(raw, DEFAULTS, lambda _: template)
+    assert parse_job({**raw, "subject": ""}, DEFAULTS, lambda _: template).subject == ""
 
 
 @pytest.mark.parametrize(
@@ -100,7 +108,7 @@ def test_a_job_with_a_text_of_its_own_needs_no_template() -> None:
         ({"html": "{{ a b }}"}, "only single names"),
         ({"html": "<p>{{name", "text": "x"}, "only single names"),
         ({"subject": "x"}, "has neither html nor text"),
-        ({"html": 5}, "html is a int"),
+        ({"html": 5}, "html is a number"),
         ([], "is a list"),
         ("{", "isn't JSON"),
     ],

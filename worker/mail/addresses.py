@@ -52,7 +52,9 @@ def parse_address(value: object, field: str) -> Address:
         given = [key for key in ADDRESS_KEYS if value.get(key)]
         if len({value[key] if isinstance(value[key], str) else key for key in given}) > 1:
             raise InvalidJob(f"{field} has {' and '.join(given)}, which differ: queue one of them: {shorten(value)}")
-        key = given[0] if given else ADDRESS_KEYS[0]
+        if not given:
+            raise InvalidJob(f"{field} has neither {' nor '.join(ADDRESS_KEYS)}: {shorten(value)}")
+        key = given[0]
         name, email = line(value.get("name") or "", f"{field}.name"), line(value.get(key), f"{field}.{key}")
         return _address(name, email, field, {"name": name, key: email})
     return _parse_address(line(value, field), field)

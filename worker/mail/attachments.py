@@ -1,16 +1,15 @@
 """Attachments as nodemailer, Resend's and SendGrid's clients have them, and nodemailer's calendar events."""
 
-import contextlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from worker.errors import InvalidJob
-from worker.mail.buffers import is_buffer, read_base64, read_buffer, read_data_url
-from worker.mail.fields import MAX_HEADER_CHARACTERS, line, shorten
+from worker.mail.buffers import is_buffer, is_data_url, read_content, read_data_url
+from worker.mail.fields import MAX_HEADER_CHARACTERS, kind, line, shorten
 from worker.mail.media_types import UNKNOWN_TYPE, extension_of, media_type_of
-from worker.mail.names import snake_case
+from worker.mail.names import both_spellings
 
 #: Of all attachments of a mail together, before base64 makes a third more of them.
 MAX_ATTACHED_BYTES = 7_000_000
@@ -21,18 +20,29 @@ MAX_HREF_CHARACTERS = 2_000
 #: A data URL holds the whole file.
 MOST_URL_CHARACTERS = 10_000_000
 #: What apps tell of a file besides, and a reader doesn't see.
-_HARMLESS_KEYS = frozenset("size checksum mimetype mimeType fieldname originalname id key lastModified related".split())
+HARMLESS_FILE_KEYS = frozenset("size checksum fieldname originalname id key lastModified related".split())
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;\s*[\w.+-]+=(\"[^\"\\\r\n]*\"|[^\s;\"]+))*")
 _CID = re.compile(r"[!#-;=?-~]{1,200}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METHODS = ("PUBLISH", "REQUEST", "REPLY", "ADD", "CANCEL", "REFRESH", "COUNTER", "DECLINECOUNTER")
 _TEXT_TYPES = re.compile(r"text/|application/(json|xml|javascript|x-sh|yaml|rtf|sql|x-ndjson)|.*\+(xml|json)")
-#: What is told of each: in camelCase or in snake_case.
-_KEYS = (
-    "filename name content path href contentType type encoding cid contentId contentDisposition disposition"
-    " contentTransferEncoding raw headers httpHeaders url"
-).split()
-_KNOWN_KEYS = frozenset((*_KEYS, *map(snake_case, _KEYS), *_HARMLESS_KEYS))
+#: What is told of a file → the names for it, of which the first one counts. Each is taken in snake_case too.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    field: both_spellings(names.split())
+    for field, names in {
+        "filename": "filename name",
+        "contentType": "contentType type mimeType mimetype",
+        "cid": "cid contentId",
+        "contentDisposition": "contentDisposition disposition",
+        "encoding": "encoding",
+        "href": "href url path",
+    }.items()
+}
+_REFUSED = both_spellings(("raw", "headers", "httpHeaders"))
+FILE_KEYS = (*(key for keys in _NAMES.values() for key in keys), "content", "contentTransferEncoding", *_REFUSED)
+#: By these names it's SendGrid's client, unless one of nodemailer's is there.
+_NODEMAILERS = both_spellings(("contentType",))
+_SENDGRIDS = both_spellings(("type", "disposition", "contentId"))
 #: Shorter words of a file of unknown type may be plain ones that happen to be base64.
 _SURELY_BASE64 = 64
 
@@ -61,11 +71,12 @@ class CalendarEvent:
     filename: str = "invite.ics"
 
 
-def read_attachments(value: object, hosts: Collection[str] = ()) -> tuple[Attachment, ...]:
+def read_attachments(value: object, hosts: Collection[str] = (), name: str = "attachments") -> tuple[Attachment, ...]:
     """A job's attachments.
 
     Args:
         hosts: from which files may be fetched; `*.example.com` is all below example.com.
+        name: the field's in the job.
 
     Raises:
         InvalidJob: it names the attachment and what is wrong with it.
@@ -74,21 +85,10 @@ def read_attachments(value: object, hosts: Collection[str] = ()) -> tuple[Attach
         return ()
     values = value if isinstance(value, list) else [value]
     if len(values) > MAX_ATTACHMENTS:
-        raise InvalidJob(f"attachments holds {len(values)} files; at most {MAX_ATTACHMENTS} are sent")
-    files = tuple(_attachment(one, number, hosts) for number, one in enumerate(values))
+        raise InvalidJob(f"{name} holds {len(values)} files; at most {MAX_ATTACHMENTS} are sent")
+    files = tuple(_attachment(one, name, number, hosts) for number, one in enumerate(values))
     check_size(files)
     return files
-
-
-def unsent_keys(value: object) -> tuple[str, ...]:
-    """What files hold besides, and isn't known to be harmless."""
-    if value is None:
-        return ()
-    files = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
-    found = (
-        str(key) for file in files for key, content in file.items() if content is not None and key not in _KNOWN_KEYS
-    )
-    return tuple(dict.fromkeys(f"attachments.{key}" for key in found))
 
 
 def check_size(files: tuple[Attachment, ...]) -> None:
@@ -101,7 +101,7 @@ def check_size(files: tuple[Attachment, ...]) -> None:
         raise InvalidJob(f"attachments have {size:,} bytes; at most {MAX_ATTACHED_BYTES:,} are sent: link to the files")
 
 
-def read_event(value: object) -> CalendarEvent | None:
+def read_event(value: object, name: str = "icalEvent") -> CalendarEvent | None:
     """nodemailer's `icalEvent`: a string, or `{method, filename, content, encoding}`.
 
     Raises:
@@ -110,74 +110,98 @@ def read_event(value: object) -> CalendarEvent | None:
     if value is None:
         return None
     event = value if isinstance(value, dict) and not is_buffer(value) else {"content": value}
-    if "path" in event or "href" in event:
-        raise InvalidJob("icalEvent.path can't be sent: queue the event itself as icalEvent.content")
-    encoding = _text(event, "encoding", "icalEvent")
-    content = _content(event.get("content"), encoding, "icalEvent.content", may_be_base64=False)
-    method = (_text(event, "method", "icalEvent") or "PUBLISH").upper()
+    if refused := next((key for key in ("path", "href", "raw") if event.get(key)), ""):
+        raise InvalidJob(f"{name}.{refused} can't be sent: queue the event itself as {name}.content")
+    content = read_content(event.get("content"), _text(event, "encoding", name), f"{name}.content")
+    method = (_text(event, "method", name) or "PUBLISH").upper()
     if method not in _METHODS:
-        raise InvalidJob(f"icalEvent.method is {shorten(method)}, but must be one of {', '.join(_METHODS)} (RFC 5546)")
+        raise InvalidJob(f"{name}.method is {shorten(method)}, but must be one of {', '.join(_METHODS)} (RFC 5546)")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidJob("icalEvent.content isn't UTF-8 text") from None
-    return CalendarEvent(method, text, _text(event, "filename", "icalEvent") or "invite.ics")
+        raise InvalidJob(f"{name}.content isn't UTF-8 text") from None
+    return CalendarEvent(method, text, _text(event, "filename", name) or "invite.ics")
 
 
-def _attachment(value: object, number: int, hosts: Collection[str]) -> Attachment:
-    name = f"attachments[{number}]"
-    if not isinstance(value, dict):
-        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be an object with filename and content")
-    file = _with_camel_names(value)
-    for refused in ("raw", "headers", "httpHeaders"):
-        if file.get(refused):
-            raise InvalidJob(f"{name}.{refused} can't be sent: queue the file's content, with a contentType and a cid")
-    _refuse_twins(file, name)
-    filename = "" if file.get("filename") is False else _text(file, "filename", name) or _text(file, "name", name)
-    media_type = _text(file, "contentType", name) or _text(file, "type", name)
-    cid = (_text(file, "cid", name) or _text(file, "contentId", name)).strip("<>")
+def _attachment(file: object, field: str, number: int, hosts: Collection[str]) -> Attachment:
+    name = f"{field}[{number}]"
+    if not isinstance(file, dict):
+        raise InvalidJob(f"{name} is {kind(file)}, but must be an object with filename and content")
+    if refused := next((key for key in _REFUSED if file.get(key)), ""):
+        raise InvalidJob(f"{name}.{refused} can't be sent: queue the file's content, with a contentType and a cid")
+    nameless = file.get("filename") is False
+    filename, _ = ("", "") if nameless else _told(file, "filename", name)
+    media_type, type_key = _told(file, "contentType", name)
+    cid, cid_key = _told(file, "cid", name)
+    disposition, _ = _told(file, "contentDisposition", name)
+    encoding, _ = _told(file, "encoding", name)
+    where, where_key = _told(file, "href", name, MOST_URL_CHARACTERS)
+    cid = cid.strip("<>")
     if cid and not _CID.fullmatch(cid):
-        raise InvalidJob(f"{name}.cid isn't a content id like logo@example.com: {shorten(cid)}")
-    disposition = _text(file, "contentDisposition", name) or _text(file, "disposition", name)
-    where = next((_text(file, key, name, MOST_URL_CHARACTERS) for key in ("href", "url", "path") if file.get(key)), "")
-    url, content = "", b""
-    if file.get("content") is not None:
-        guessed = media_type or media_type_of(filename)
-        encoding, words = _text(file, "encoding", name), file["content"]
-        content = _content(words, encoding, f"{name}.content", may_be_base64=_may_be_base64(file, guessed))
-        if isinstance(words, str) and not words.isascii() and _is_utf8(encoding):
-            media_type = _with_charset(guessed)
-    elif where:
-        data = read_data_url(where, f"{name}.path")
+        raise InvalidJob(f"{cid_key} isn't a content id like logo@example.com: {shorten(cid)}")
+    words, words_key, url, content = file.get("content"), f"{name}.content", "", b""
+    if where and words not in (None, "", where):
+        raise InvalidJob(f"{name} has content and {where_key.rpartition('.')[2]}: queue one of them")
+    if isinstance(words, str) and encoding.lower() in ("", "base64") and is_data_url(words):
+        # As canvases and PDF libraries write a file.
+        where, where_key, words = words, words_key, None
+    if where:
+        data = read_data_url(where, where_key)
         if data is not None:
             media_type, content = media_type or data[0], data[1]
         elif where.lower().startswith("https://"):
-            url = _allowed(where, name, hosts)
-            filename = filename or _name_in(where)
+            url = _allowed(where, where_key, hosts)
+            filename = filename or ("" if nameless else _name_in(where))
         else:
             raise InvalidJob(
-                f"{name}.path can't be sent: the worker has no files of the app's: queue the file's content, or an"
+                f"{where_key} can't be sent: the worker has no files of the app's: queue the file's content, or an"
                 f" https:// address: {shorten(where.partition('?')[0])}"
             )
+    elif words is not None:
+        guessed = media_type or media_type_of(filename)
+        content = read_content(words, encoding, words_key, may_be_base64=_may_be_base64(file, guessed))
+        if isinstance(words, str) and not words.isascii() and _is_utf8(encoding):
+            media_type = _with_charset(guessed)
     else:
         raise InvalidJob(f"{name} has neither content nor an https:// address in href")
-    if file.get("filename") is not False:
+    if not nameless:
         filename = filename or f"attachment-{number + 1}{extension_of(media_type)}"
     media_type = media_type or media_type_of(filename)
     if not _MEDIA_TYPE.fullmatch(media_type) or len(media_type) > MAX_TYPE_CHARACTERS or not media_type.isascii():
-        raise InvalidJob(f"{name}.contentType isn't a media type like application/pdf: {shorten(media_type)}")
+        raise InvalidJob(f"{type_key} isn't a media type like application/pdf: {shorten(media_type)}")
     # Pictures within the HTML, and mails, are shown; other files are there to be opened.
     shown = (cid and media_type.lower().startswith("image/")) or media_type.lower() == "message/rfc822"
     disposition = disposition or ("inline" if shown else "attachment")
     return Attachment(filename, media_type, content, cid, inline=disposition.lower() == "inline", url=url)
 
 
-def _refuse_twins(file: Mapping[str, object], name: str) -> None:
-    """Of two sources, or two ids, one would be dropped in silence."""
-    for keys in (("content", "href", "url", "path"), ("cid", "contentId")):
-        given = [key for key in keys if file.get(key) not in (None, "")]
-        if len(given) > 1 and any(file[key] != file[given[0]] for key in given):
-            raise InvalidJob(f"{name} has {' and '.join(given)}: queue one of them")
+def _told(
+    file: Mapping[object, object], field: str, name: str, longest: int = MAX_HEADER_CHARACTERS
+) -> tuple[str, str]:
+    """What the app says of it, empty if nothing; and the name that it wrote.
+
+    Raises:
+        InvalidJob: it says different things, of which one would be dropped.
+    """
+    told = [
+        (line(file[key], f"{name}.{key}", longest), key)
+        for key in _NAMES[field]
+        if file.get(key) is not None and file[key] is not False and file[key] != ""
+    ]
+    if not told:
+        return "", f"{name}.{field}"
+    for text, key in told[1:]:
+        if _gist(text, field) != _gist(told[0][0], field):
+            raise InvalidJob(f"{name} has {told[0][1]} and {key}, which say different things: queue one of them")
+    # Of `text/csv` and `text/csv; charset=utf-8` the latter.
+    text, key = max(told, key=lambda one: len(one[0])) if field == "contentType" else told[0]
+    return text, f"{name}.{key}"
+
+
+def _gist(text: str, field: str) -> str:
+    if field == "contentType":
+        return text.partition(";")[0].strip().lower()
+    return text.strip("<>") if field == "cid" else text.lower() if field in ("contentDisposition", "encoding") else text
 
 
 def _name_in(url: str) -> str:
@@ -185,7 +209,7 @@ def _name_in(url: str) -> str:
     return _CONTROL.sub("", unquote(urlsplit(url).path.rpartition("/")[2]))[:MAX_NAME_CHARACTERS]
 
 
-def _allowed(url: str, name: str, hosts: Collection[str]) -> str:
+def _allowed(url: str, key: str, hosts: Collection[str]) -> str:
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port
@@ -193,66 +217,28 @@ def _allowed(url: str, name: str, hosts: Collection[str]) -> str:
         host, port = "", None
     plain = len(url) <= MAX_HREF_CHARACTERS and url.isascii()
     if not plain or not host or port not in (None, 443) or parts.username is not None:
-        raise InvalidJob(f"{name}.href isn't a plain https:// address, without a user, a password and a port")
+        raise InvalidJob(f"{key} isn't a plain https:// address, without a user, a password and a port")
     if not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in hosts):
         raise InvalidJob(
-            f"{name}.href leads to {host}, from which no files are fetched: queue the file's content, or name the host"
+            f"{key} leads to {host}, from which no files are fetched: queue the file's content, or name the host"
             " in worker_attachment_hosts"
         )
     return url
 
 
-def _with_camel_names(value: Mapping[object, object]) -> dict[str, object]:
-    file = {key: value[key] for key in _KEYS if value.get(key) is not None}
-    for key in _KEYS:
-        if key not in file and value.get(snake_case(key)) is not None:
-            file[key] = value[snake_case(key)]
-    return file
+def _text(event: Mapping[object, object], key: str, name: str) -> str:
+    value = event.get(key)
+    return "" if value is None or value is False else line(value, f"{name}.{key}")
 
 
-def _text(
-    fields: Mapping[object, object] | Mapping[str, object], key: str, name: str, longest: int = MAX_HEADER_CHARACTERS
-) -> str:
-    value = fields.get(key)
-    return "" if value is None or value is False else line(value, f"{name}.{key}", longest)
-
-
-def _content(value: object, encoding: str, name: str, *, may_be_base64: bool) -> bytes:
-    if is_buffer(value):
-        return read_buffer(value, name)
-    if not isinstance(value, str):
-        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string or a Buffer")
-    match encoding.lower().replace("-", ""):
-        case "base64" | "base64url":
-            return read_base64(value, name)
-        case "hex":
-            try:
-                return bytes.fromhex(value)
-            except ValueError:
-                raise InvalidJob(f"{name} isn't hexadecimal") from None
-        case "binary" | "latin1":
-            return value.encode("latin-1", "replace")
-        case "ascii" | "utf8":
-            return value.encode("utf-8", "replace")
-        case "utf16le" | "ucs2":
-            return value.encode("utf-16-le", "replace")
-        case "":
-            if may_be_base64:
-                with contextlib.suppress(InvalidJob):
-                    return read_base64(value, name)
-            return value.encode("utf-8", "replace")
-        case _:
-            raise InvalidJob(f"{name} has an encoding that nobody knows: {shorten(encoding)}")
-
-
-def _may_be_base64(file: Mapping[str, object], media_type: str) -> bool:
+def _may_be_base64(file: Mapping[object, object], media_type: str) -> bool:
     """Resend's and SendGrid's clients queue base64 and don't say so; a picture or PDF is never plain letters. By
     SendGrid's own names it's nothing else."""
     content = file["content"]
     # Words have blanks between them.
     if not isinstance(content, str) or " " in content:
         return False
-    if "contentType" not in file and any(key in file for key in ("type", "disposition", "contentId")):
+    if not any(key in file for key in _NODEMAILERS) and any(key in file for key in _SENDGRIDS):
         return True
     return not _TEXT_TYPES.match(media_type) and (media_type != UNKNOWN_TYPE or len(content) >= _SURELY_BASE64)
 

@@ -2,14 +2,17 @@
 
 import base64
 import binascii
+import contextlib
 import re
 from typing import Any, TypeGuard
 from urllib.parse import unquote_to_bytes
 
 from worker.errors import InvalidJob
+from worker.mail.fields import kind, shorten
 
 _DATA_URL = re.compile(r"data:(?P<type>[^,;]*)(?P<parameters>(?:;[^,;]*)*),(?P<data>.*)", re.DOTALL | re.IGNORECASE)
 
+_BEGINS_DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[^,;\s]*)*,", re.ASCII | re.IGNORECASE)
 _CHARSET = re.compile(r";\s*(charset=[\w.-]+)", re.IGNORECASE)
 
 
@@ -63,3 +66,45 @@ def read_data_url(url: str, name: str) -> tuple[str, bytes] | None:
     if found["parameters"].lower().endswith(";base64"):
         data = read_base64(data.decode("ascii", "replace"), name)
     return media_type, data
+
+
+def is_data_url(text: str) -> bool:
+    """Whether it begins as a `data:` URL with a media type. A text that does so by chance is hardly a file."""
+    return _BEGINS_DATA_URL.match(text) is not None
+
+
+def read_content(value: object, encoding: str, name: str, *, may_be_base64: bool = False) -> bytes:
+    """The bytes of a file or text, as nodemailer has them: a Buffer, or a string in one of Node's encodings.
+
+    Args:
+        encoding: that of the string; empty if the app doesn't say.
+        may_be_base64: whether a string whose encoding isn't known is read as base64 where it can be.
+
+    Raises:
+        InvalidJob: it's neither, or not in this encoding.
+    """
+    if is_buffer(value):
+        return read_buffer(value, name)
+    if not isinstance(value, str):
+        raise InvalidJob(f"{name} is {kind(value)}, but must be a string or a Buffer")
+    match encoding.lower().replace("-", ""):
+        case "base64" | "base64url":
+            return read_base64(value, name)
+        case "hex":
+            try:
+                return bytes.fromhex(value)
+            except ValueError:
+                raise InvalidJob(f"{name} isn't hexadecimal") from None
+        case "binary" | "latin1":
+            return value.encode("latin-1", "replace")
+        case "ascii" | "utf8":
+            return value.encode("utf-8", "replace")
+        case "utf16le" | "ucs2":
+            return value.encode("utf-16-le", "replace")
+        case "":
+            if may_be_base64:
+                with contextlib.suppress(InvalidJob):
+                    return read_base64(value, name)
+            return value.encode("utf-8", "replace")
+        case _:
+            raise InvalidJob(f"{name} has an encoding that nobody knows: {shorten(encoding)}")

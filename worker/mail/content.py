@@ -3,12 +3,11 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Literal
 
 from worker.errors import InvalidJob
-from worker.mail.buffers import is_buffer, read_buffer
-from worker.mail.fields import shorten, without_surrogates
+from worker.mail.buffers import is_buffer, read_content
+from worker.mail.fields import encoded, escape_html, kind, line, shorten, without_surrogates
 
 MAX_BODY_CHARACTERS = 10_000_000
 #: In so many characters at its beginning a text shows whether it's HTML.
@@ -28,7 +27,11 @@ _HTML = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w.]*)\s*\}\}")
-_NAME = re.compile(r"\{\{\s*name\s*\}\}")
+_BEGINS_PLACE = re.compile(r"\{\{|\*\||<%|\$\{|%recipient")
+_PLACE = re.compile(
+    r"\{\{[^{}\n]{1,60}\}\}|\*\|[\w:]{1,60}\|\*|<%[^%>\n]{1,60}%>|\$\{[\w.]{1,60}\}|%recipient\.[\w.]{1,60}%", re.ASCII
+)
+_NAME = re.compile(r"\{\{\s*(name)\s*\}\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +43,22 @@ class Content:
     text: str
 
 
-def read_texts(fields: Mapping[str, object]) -> tuple[str, str, str]:
+def read_texts(fields: Mapping[str, object], names: Mapping[str, str]) -> tuple[str, str, str]:
     """HTML, plain text, and which of the two the body contradicts: `html`, `text`, or nothing.
+
+    Args:
+        names: what the app calls each.
 
     Raises:
         InvalidJob: there's neither, or one isn't a text.
     """
-    html, text = (read_text(fields.get(name), name) for name in ("html", "text"))
+    html, text = (read_text(fields.get(name), names.get(name, name)) for name in ("html", "text"))
     contradicted = ""
     if "body" in fields:
-        body = fields["body"]
-        parts = _parts(body) if isinstance(body, list) else [_body(body)]
+        body, name = fields["body"], names["body"]
+        parts = _parts(body, name) if isinstance(body, list) else [_body(body, name)]
         if len(parts) > len({is_html for _, is_html in parts}):
-            raise InvalidJob("content holds two parts of one type, which say different things: queue one of them")
+            raise InvalidJob(f"{name} holds two parts of one type, which say different things: queue one of them")
         for words, is_html in parts:
             kept = html if is_html else text
             if kept and not same_words(kept, words):
@@ -82,36 +88,37 @@ def read_text(value: object, name: str) -> str:
     """
     if value is None:
         return ""
+    encoding = ""
     if isinstance(value, dict) and not is_buffer(value) and "content" in value:
+        encoding = line(value.get("encoding") or "", f"{name}.encoding")
         value = value["content"]
-    if is_buffer(value):
+    if is_buffer(value) or (encoding and isinstance(value, str)):
         try:
-            value = read_buffer(value, name).decode("utf-8")
+            value = read_content(value, encoding, name).decode("utf-8")
         except UnicodeDecodeError:
-            raise InvalidJob(f"{name} is a Buffer, but its bytes aren't UTF-8 text") from None
+            raise InvalidJob(f"{name} isn't UTF-8 text") from None
     if not isinstance(value, str):
-        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string")
+        raise InvalidJob(f"{name} is {kind(value)}, but must be a string")
     if len(value) > MAX_BODY_CHARACTERS:
         raise InvalidJob(f"{name} has {len(value):,} characters; at most {MAX_BODY_CHARACTERS:,} are sent")
-    text = without_surrogates(value)
-    raw = text.encode("utf-8")
+    text, raw = encoded(value)
     # A regular expression takes ten times as long to find nothing.
     return text if len(raw.translate(None, _BODY_CONTROL_BYTES)) == len(raw) else _BODY_CONTROL.sub("", text)
 
 
-def _body(value: object) -> tuple[str, bool]:
-    words = read_text(value, "body")
+def _body(value: object, name: str) -> tuple[str, bool]:
+    words = read_text(value, name)
     return words, _HTML.search(words, 0, LOOKED_AT_CHARACTERS) is not None
 
 
-def _parts(body: list[object]) -> list[tuple[str, bool]]:
+def _parts(body: list[object], name: str) -> list[tuple[str, bool]]:
     """SendGrid's `content`, a list of `{type, value}`: each text once, and whether it's HTML."""
     found: list[tuple[str, bool]] = []
     for part in body:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(part, dict) or kind not in ("text/html", "text/plain"):
-            raise InvalidJob(f"content holds a part that is neither text/plain nor text/html: {shorten(kind)}")
-        one = read_text(part.get("value"), "content"), kind == "text/html"
+        media_type = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(part, dict) or media_type not in ("text/html", "text/plain"):
+            raise InvalidJob(f"{name} holds a part that is neither text/plain nor text/html: {shorten(media_type)}")
+        one = read_text(part.get("value"), f"{name}.value"), media_type == "text/html"
         if one[0] and one not in found:
             found.append(one)
     return found
@@ -130,17 +137,16 @@ def fill(content: Content, placeholders: Placeholders, data: Mapping[str, object
         case "none":
             return content
         case "name":
-            name = _words(data, "name")
             return Content(
                 content.subject,
-                _NAME.sub(lambda _: escape(name), content.html),
-                _NAME.sub(lambda _: name, content.text),
+                _NAME.sub(_replacement(data, escape_html, used), content.html),
+                _NAME.sub(_replacement(data, str, used), content.text),
             )
         case "fields":
             return Content(
                 *(
                     _PLACEHOLDER.sub(_replacement(data, how, used), text)
-                    for text, how in ((content.subject, one_line), (content.html, escape), (content.text, str))
+                    for text, how in ((content.subject, one_line), (content.html, escape_html), (content.text, str))
                 )
             )
 
@@ -163,6 +169,12 @@ def _words(data: Mapping[str, object], path: str) -> str:
     if words is None:
         raise InvalidJob(f"{{{{{path}}}}} stands in the mail, but the job has no {path} with a text or a number")
     return words
+
+
+def unfilled(*texts: str) -> tuple[str, ...]:
+    """What looks like a placeholder still, in the words of this worker or of a mail service's templates."""
+    found = (one for text in texts if _BEGINS_PLACE.search(text) for one in _PLACE.findall(text))
+    return tuple(dict.fromkeys(found))
 
 
 def check_length(content: Content) -> None:

@@ -1,20 +1,19 @@
 """Header fields that a job asks for: `headers` in each of its forms, and nodemailer's names for single ones."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
 from email.utils import quote
 
 from worker.errors import InvalidJob
-from worker.mail.fields import line, shorten
-from worker.mail.header_fields import LONGEST_WORD, check_field, text_value
+from worker.mail.fields import kind, line, shorten
+from worker.mail.header_fields import check_field, text_value
 from worker.mail.names import snake_case
 
 Fields = tuple[tuple[str, str], ...]
 
 MAX_FIELDS = 100
-ONE_CLICK = ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")
 # RFC 5322 field names, without those that the worker writes itself.
 _NAME = re.compile(r"[!-9;-~]{1,76}")
 _RESERVED = frozenset(
@@ -26,103 +25,64 @@ _URL = re.compile(r"(https?|mailto|ftp):", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/{0,2}", re.IGNORECASE)
 # As mail programs know them.
 _PRIORITIES = {"high": ("1 (Highest)", "High", "High"), "low": ("5 (Lowest)", "Low", "Low"), "normal": None}
-# Between < and >.
-_LONGEST_URL = LONGEST_WORD - 2
 
 
-def read_headers(value: object) -> Fields:
+def read_headers(value: object, called: str = "headers") -> Fields:
     """`{name: value}`, `{name: [value, …]}` or `[{key, value}, …]`; nodemailer's value may be `{value, prepared}`.
+
+    Args:
+        called: what the app calls it.
 
     Raises:
         InvalidJob: it names the field and what is wrong with it.
     """
     fields: list[tuple[str, str]] = []
-    for name, content in _pairs(value):
+    for name, content in _pairs(value, called):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidJob(f"headers holds a name that isn't a mail header's: {shorten(name)}")
+            raise InvalidJob(f"{called} holds a name that isn't a mail header's: {shorten(name)}")
         if name.lower() in _RESERVED:
-            raise InvalidJob(f"headers can't set {name}: the worker writes it")
+            raise InvalidJob(f"{called} can't set {name}: the worker writes it")
         for one in content if isinstance(content, list) else [content]:
-            text = _field_text(one, f"headers.{name}")
+            text = _field_text(one, f"{called}.{name}")
             # Queued empty, it's nothing.
             if not text:
                 continue
             check_field(name, text)
             fields.append((name, text))
     if len(fields) > MAX_FIELDS:
-        raise InvalidJob(f"headers holds {len(fields)} fields; at most {MAX_FIELDS} are sent")
+        raise InvalidJob(f"{called} holds {len(fields)} fields; at most {MAX_FIELDS} are sent")
     return tuple(fields)
 
 
-def named_fields(fields: Mapping[str, object]) -> Fields:
+def named_fields(fields: Mapping[str, object], called: Callable[[str], str] = str) -> Fields:
     """What `inReplyTo`, `references`, `list` and `priority` ask for.
+
+    Args:
+        called: what the app calls each.
 
     Raises:
         InvalidJob: one of them can't stand in a mail.
     """
     found: list[tuple[str, str]] = []
     if "inReplyTo" in fields:
-        found.append(("In-Reply-To", _ids(fields["inReplyTo"], "inReplyTo")))
+        found.append(("In-Reply-To", _ids(fields["inReplyTo"], called("inReplyTo"))))
     if "references" in fields:
-        found.append(("References", _ids(fields["references"], "references")))
+        found.append(("References", _ids(fields["references"], called("references"))))
     if "list" in fields:
-        found.extend(_list_fields(fields["list"]))
-    found.extend(_priority_fields(fields.get("priority")))
+        found.extend(_list_fields(fields["list"], called("list")))
+    found.extend(_priority_fields(fields.get("priority"), called("priority")))
     for name, value in found:
         check_field(name, value)
     return tuple(found)
 
 
-def with_unsubscribing(fields: Fields, url: str | None) -> Fields:
-    """The fields with those for unsubscribing (RFC 2369, RFC 8058): `unsubscribeUrl` counts before the app's own.
-
-    Raises:
-        InvalidJob: they promise one click, and there's no address for it.
-    """
-    if url is not None:
-        own = ("list-unsubscribe", "list-unsubscribe-post")
-        kept = tuple(field for field in fields if field[0].lower() not in own)
-        return (*kept, ("List-Unsubscribe", f"<{url}>"), ONE_CLICK)
-    by_name = {name.lower(): value for name, value in fields}
-    post = by_name.get("list-unsubscribe-post")
-    if post is not None:
-        if post.replace(" ", "").lower() != ONE_CLICK[1].lower():
-            raise InvalidJob(f"headers.List-Unsubscribe-Post must be {ONE_CLICK[1]} (RFC 8058): {shorten(post)}")
-        if "https://" not in by_name.get("list-unsubscribe", "").lower():
-            raise InvalidJob(
-                "headers.List-Unsubscribe-Post promises one click, but there's no List-Unsubscribe with an https://"
-                " address (RFC 8058)"
-            )
-    return fields
-
-
-def read_unsubscribe_url(value: object) -> str | None:
-    """An address for RFC 8058.
-
-    Raises:
-        InvalidJob: it isn't one.
-    """
-    if value is None:
-        return None
-    url = line(value, "unsubscribeUrl")
-    # RFC 8058 asks for https; the URL stands between < and > in the header.
-    if not re.fullmatch(r"https://[!-;=?-~]+", url):
-        raise InvalidJob(f"unsubscribeUrl must be an https:// address without spaces: {shorten(url)}")
-    if len(url) > _LONGEST_URL:
-        raise InvalidJob(
-            f"unsubscribeUrl has {len(url):,} characters, but a mail's line takes {_LONGEST_URL} (RFC 5322), and"
-            f" a URL can't be split: {shorten(url)}"
-        )
-    return url
-
-
-def read_message_id(value: object) -> str:
+def read_message_id(value: object, name: str = "messageId") -> str:
     """An app's own Message-ID; empty without one.
 
     Raises:
         InvalidJob: it isn't one.
     """
-    return "" if value is None else _ids(value, "messageId", most=1)
+    return "" if value is None else _ids(value, name, most=1)
 
 
 def _field_text(value: object, name: str) -> str:
@@ -149,16 +109,16 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _pairs(value: object) -> Iterable[tuple[object, object]]:
+def _pairs(value: object, name: str) -> Iterable[tuple[object, object]]:
     if isinstance(value, dict):
         yield from value.items()
     elif isinstance(value, list):
         for one in value:
             if not isinstance(one, dict) or "value" not in one or not ("key" in one or "name" in one):
-                raise InvalidJob(f"headers is a list, so each of it must be {{key, value}}: {shorten(one)}")
+                raise InvalidJob(f"{name} is a list, so each of it must be {{key, value}}: {shorten(one)}")
             yield one.get("key", one.get("name")), one["value"]
     else:
-        raise InvalidJob(f"headers is a {type(value).__name__}, but must be an object of strings")
+        raise InvalidJob(f"{name} is {kind(value)}, but must be an object of strings")
 
 
 def _ids(value: object, name: str, most: int = 1000) -> str:
@@ -170,26 +130,26 @@ def _ids(value: object, name: str, most: int = 1000) -> str:
     return " ".join(ids)
 
 
-def _priority_fields(value: object) -> Fields:
+def _priority_fields(value: object, name: str) -> Fields:
     # A number is the queue's.
     if value is None or _is_number(value):
         return ()
-    words = line(value, "priority").lower()
+    words = line(value, name).lower()
     if words not in _PRIORITIES:
-        raise InvalidJob(f"priority is {shorten(value)}, but must be high, normal or low")
+        raise InvalidJob(f"{name} is {shorten(value)}, but must be high, normal or low")
     values = _PRIORITIES[words]
     return () if values is None else tuple(zip(("X-Priority", "X-MSMail-Priority", "Importance"), values, strict=True))
 
 
-def _list_fields(value: object) -> Fields:
+def _list_fields(value: object, called: str) -> Fields:
     """nodemailer's `list`: `{unsubscribe: {url, comment}, help: "…", id: …}`, each also as a list."""
     if not isinstance(value, dict):
-        raise InvalidJob(f"list is a {type(value).__name__}, but must be an object like {{unsubscribe: …}}")
+        raise InvalidJob(f"{called} is {kind(value)}, but must be an object like {{unsubscribe: …}}")
     fields: list[tuple[str, str]] = []
     for key, content in value.items():
-        name = f"list.{key}"
+        name = f"{called}.{key}"
         if not isinstance(key, str) or not re.fullmatch("[A-Za-z-]{1,40}", key):
-            raise InvalidJob(f"list holds a name that isn't a mail header's: {shorten(key)}")
+            raise InvalidJob(f"{called} holds a name that isn't a mail header's: {shorten(key)}")
         header = "List-" + "-".join(part.capitalize() for part in snake_case(key).replace("_", "-").split("-"))
         if header.lower() == "list-id":
             header = "List-ID"
@@ -215,7 +175,7 @@ def _list_entry(value: object, header: str, name: str) -> str:
     url, comment = (value.get("url"), value.get("comment")) if isinstance(value, dict) else (value, None)
     address = re.sub(r"[\s<>]+", "", line(url, name))
     words = "" if comment is None else line(comment, f"{name}.comment")
-    if header == ONE_CLICK[0]:
+    if header == "List-Unsubscribe-Post":
         return address
     if header == "List-ID":
         # RFC 2919: an identifier, which only looks like a domain.
@@ -236,18 +196,13 @@ def with_named(named: Fields, fields: Fields) -> Fields:
     return (*named, *(field for field in fields if field[0].lower() not in names))
 
 
-def overruled_names(named: Fields, url: str | None, fields: Fields) -> tuple[str, ...]:
-    """Those of the `headers` in whose place something else goes out: what has a name of its own, and the fields for
-    `unsubscribeUrl`."""
-    if not fields or (url is None and not named):
-        return ()
-    if url is not None:
-        named = (*named, ("List-Unsubscribe", f"<{url}>"), ONE_CLICK)
+def overruled_names(named: Fields, fields: Fields, called: str) -> tuple[str, ...]:
+    """Those of the `headers` in whose place goes out what has a name of its own in the job."""
     values: dict[str, set[str]] = {}
     for name, value in named:
         values.setdefault(name.lower(), set()).add(_gist(name, value))
     return tuple(
-        f"headers.{name}"
+        f"{called}.{name}"
         for name, value in fields
         if name.lower() in values and _gist(name, value) not in values[name.lower()]
     )

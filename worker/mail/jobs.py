@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
 from worker.mail.addresses import Address, parse_address, parse_addresses
-from worker.mail.attachments import Attachment, CalendarEvent, read_attachments, read_event, unsent_keys
-from worker.mail.content import Content, Placeholders, check_length, fill, read_texts, same_words
+from worker.mail.attachments import Attachment, CalendarEvent, read_attachments, read_event
+from worker.mail.content import Content, Placeholders, check_length, fill, read_texts, same_words, unfilled
 from worker.mail.fields import line, shorten
 from worker.mail.job_headers import (
     Fields,
@@ -14,15 +14,15 @@ from worker.mail.job_headers import (
     overruled_names,
     read_headers,
     read_message_id,
-    read_unsubscribe_url,
     reply_to_of,
     with_named,
-    with_unsubscribing,
 )
 from worker.mail.names import field_names
-from worker.mail.shape import Shape, ids_of, read_shape
+from worker.mail.shape import Shape, deeper, ids_of, read_shape
 from worker.mail.templates import FindTemplate, no_template
 from worker.mail.twins import contradiction, untold_twins
+from worker.mail.unsent import unsent_names
+from worker.mail.unsubscribing import check_one_click, read_unsubscribe_url, with_unsubscribing
 
 MAX_TAGS = 10
 MAX_TAG_CHARACTERS = 100
@@ -57,6 +57,11 @@ class Job:
     unsent: tuple[str, ...] = field(default=(), compare=False)
 
     @property
+    def unfilled(self) -> tuple[str, ...]:
+        """What looks like a placeholder, and goes out as it stands."""
+        return unfilled(self.subject, self.html, self.text)
+
+    @property
     def recipients(self) -> tuple[Address, ...]:
         """Whom the mail goes to, each once."""
         return tuple({address.email: address for address in (*self.to, *self.cc, *self.bcc)}.values())
@@ -89,18 +94,29 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
     shape = read_shape(raw)
     fields = shape.fields
     campaign_id, subscriber_id = ids_of(shape)
-    sender = _sender(fields, defaults)
+    sender = _sender(shape, defaults)
     to = _recipients(shape, one=campaign_id is not None)
-    cc, bcc = _copies(fields, "cc"), _copies(fields, "bcc")
+    cc, bcc = _copies(shape, "cc"), _copies(shape, "bcc")
     if campaign_id is not None and (cc or bcc):
-        raise InvalidJob(f"{'cc' if cc else 'bcc'} is set, but a campaign's mail goes to its subscriber alone")
+        raise InvalidJob(
+            f"{shape.called('cc' if cc else 'bcc')} is set, but a campaign's mail goes to its subscriber alone"
+        )
     used: set[str] = set()
     content = _content(shape, defaults, find, used)
-    untold = untold_twins(shape, used, has_template=bool(_template_name(shape)))
-    headers, reply_to = reply_to_of(read_headers(fields.get("headers", {})))
-    named, unsubscribe_url = named_fields(fields), read_unsubscribe_url(fields.get("unsubscribeUrl"))
-    overruled = overruled_names(named, unsubscribe_url, headers)
-    headers = with_unsubscribing(_with_defaults(with_named(named, headers), defaults.headers), unsubscribe_url)
+    template = _template_name(shape)
+    if campaign_id is not None and not content.subject and not shape.is_left_empty("subject"):
+        where = f" in the job and in the template {template}" if template else ""
+        raise InvalidJob(
+            f'subject is missing{where}, but a campaign\'s mail has one: for a mail without one, queue it as ""'
+        )
+    untold = untold_twins(shape, used, has_template=bool(template))
+    headers, reply_to = reply_to_of(read_headers(fields.get("headers", {}), shape.called("headers")))
+    named = named_fields(fields, shape.called)
+    unsubscribe_url = read_unsubscribe_url(fields.get("unsubscribeUrl"), shape.called("unsubscribeUrl"))
+    overruled = overruled_names(named, headers, shape.called("headers")) if headers and named else ()
+    headers, unsent = with_unsubscribing(named, with_named(named, headers), unsubscribe_url, shape.called)
+    headers = _with_defaults(headers, defaults.headers)
+    check_one_click(headers)
     return Job(
         to=to,
         sender=sender,
@@ -109,16 +125,16 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         text=content.text,
         cc=cc,
         bcc=bcc,
-        own_sender=_own_sender(fields),
-        reply_to=_reply_to(fields.get("replyTo"), reply_to, defaults),
+        own_sender=_own_sender(shape),
+        reply_to=_reply_to(shape, reply_to, defaults),
         headers=headers,
-        attachments=read_attachments(fields.get("attachments"), defaults.attachment_hosts),
-        event=read_event(fields.get("icalEvent")),
-        tags=_tags(fields.get("tags")),
-        message_id=read_message_id(fields.get("messageId")),
+        attachments=read_attachments(fields.get("attachments"), defaults.attachment_hosts, shape.called("attachments")),
+        event=read_event(fields.get("icalEvent"), shape.called("icalEvent")),
+        tags=_tags(fields.get("tags"), shape.called("tags")),
+        message_id=read_message_id(fields.get("messageId"), shape.called("messageId")),
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
-        unsent=(*_unsent(shape, used), *untold, *overruled, *unsent_keys(fields.get("attachments"))),
+        unsent=(*unsent_names(shape, used, has_template=bool(template)), *untold, *overruled, *unsent),
     )
 
 
@@ -134,15 +150,6 @@ def template_of(raw: object) -> str:
         return ""
 
 
-def _unsent(shape: Shape, used: set[str]) -> tuple[str, ...]:
-    unsent = [name for name in shape.unsent if name.rpartition(".")[2] not in used]
-    own = shape.fields.get("vars")
-    # Under the other names it's a template's data, also where the app has filled that in by itself.
-    if shape.names.get("vars", "").endswith("data") and not (isinstance(own, dict) and used & own.keys()):
-        unsent.append(shape.names["vars"])
-    return tuple(unsent)
-
-
 def _template_name(shape: Shape) -> str:
     fields = shape.fields
     # A `message` beside a template's name is one of its words.
@@ -150,17 +157,17 @@ def _template_name(shape: Shape) -> str:
     if "templateId" not in fields or "html" in fields or "text" in fields or ("body" in fields and not words):
         return ""
     value = fields["templateId"]
-    return line(str(value) if isinstance(value, int) else value, "templateId")
+    return line(str(value) if isinstance(value, int) else value, shape.names["templateId"])
 
 
 def _content(shape: Shape, defaults: Defaults, find: FindTemplate, used: set[str]) -> Content:
     fields = shape.fields
-    subject = line(fields.get("subject", ""), "subject")
+    subject = line(fields.get("subject", ""), shape.called("subject"))
     if name := _template_name(shape):
         content = find(name).fill(_words(shape), used, makes_text=defaults.makes_text)
         content = replace(content, subject=subject or content.subject)
     else:
-        html, text, contradicted = read_texts(fields)
+        html, text, contradicted = read_texts(fields, shape.names)
         content = Content(subject, html, text)
         if defaults.placeholders != "none" and any("{{" in text for text in (subject, content.html, content.text)):
             content = fill(content, defaults.placeholders, _words(shape), used)
@@ -192,17 +199,17 @@ def redirected(job: Job, address: Address) -> Job:
     return replace(job, to=(address,), cc=(), bcc=(), headers=headers)
 
 
-def _sender(fields: Mapping[str, object], defaults: Defaults) -> Address:
+def _sender(shape: Shape, defaults: Defaults) -> Address:
     try:
-        name = line(fields.get("fromName", ""), "fromName")
-        sender, address = _mailbox(fields, "from"), _mailbox(fields, "fromEmail")
+        name = line(shape.fields.get("fromName", ""), shape.called("fromName"))
+        sender, address = _mailbox(shape, "from"), _mailbox(shape, "fromEmail")
         if sender is not None and address is not None:
             if sender.email != address.email:
-                raise contradiction("from", "fromEmail")
+                raise contradiction(shape.called("from"), shape.called("fromEmail"))
             sender = sender if sender.name else address
-        sender = sender or address or _mailbox(fields, "sender")
+        sender = sender or address or _mailbox(shape, "sender")
         if name and sender is not None and sender.name and not same_words(name, sender.name):
-            raise contradiction("fromName", "the name in the sender's address")
+            raise contradiction(shape.called("fromName"), "the name in the sender's address")
     except InvalidJob as error:
         raise InvalidSender(str(error)) from None
     sender = sender or defaults.sender
@@ -211,15 +218,16 @@ def _sender(fields: Mapping[str, object], defaults: Defaults) -> Address:
     return Address(name, sender.email) if name else sender
 
 
-def _own_sender(fields: Mapping[str, object]) -> Address | None:
-    return _mailbox(fields, "sender") if {"from", "fromEmail"} & fields.keys() else None
+def _own_sender(shape: Shape) -> Address | None:
+    return _mailbox(shape, "sender") if {"from", "fromEmail"} & shape.fields.keys() else None
 
 
 def _recipients(shape: Shape, *, one: bool) -> tuple[Address, ...]:
     value = shape.fields.get("to")
-    name = shape.names.get("to", "to")
+    name = shape.called("to")
     if value is None:
-        words = "to (or email) is missing"
+        own = field_names().own("to")
+        words = f"{own[0] if own else 'to (or email)'} is missing{deeper(shape)}"
         # An app that names the field has a recipient without an address.
         raise InvalidRecipient(words) if {"to", "email"} & shape.data.keys() else InvalidJob(words)
     try:
@@ -233,12 +241,12 @@ def _recipients(shape: Shape, *, one: bool) -> tuple[Address, ...]:
     return addresses
 
 
-def _copies(fields: Mapping[str, object], name: str) -> tuple[Address, ...]:
-    return parse_addresses(fields[name], name) if name in fields else ()
+def _copies(shape: Shape, field: str) -> tuple[Address, ...]:
+    return parse_addresses(shape.fields[field], shape.names[field]) if field in shape.fields else ()
 
 
-def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
-    value = fields.get(name)
+def _mailbox(shape: Shape, field: str) -> Address | None:
+    value, name = shape.fields.get(field), shape.called(field)
     if isinstance(value, list):
         if len(value) != 1:
             raise InvalidJob(f"{name} holds {len(value)} addresses instead of one")
@@ -253,14 +261,16 @@ def _mailbox(fields: Mapping[str, object], name: str) -> Address | None:
         raise InvalidJob(f"{name} holds {number} addresses instead of one") from None
 
 
-def _reply_to(value: object, among_headers: object, defaults: Defaults) -> tuple[Address, ...]:
+def _reply_to(shape: Shape, among_headers: object, defaults: Defaults) -> tuple[Address, ...]:
+    value, other_name = shape.fields.get("replyTo"), f"{shape.called('headers')}.Reply-To"
     if value is None and among_headers is None:
         return () if defaults.reply_to is None else (defaults.reply_to,)
-    found = parse_addresses(among_headers if value is None else value, "replyTo")
+    name = other_name if value is None else shape.names["replyTo"]
+    found = parse_addresses(among_headers if value is None else value, name)
     if value is not None and among_headers is not None:
-        others = parse_addresses(among_headers, "replyTo")
+        others = parse_addresses(among_headers, other_name)
         if {one.email for one in found} != {one.email for one in others}:
-            raise contradiction("replyTo", "headers.Reply-To")
+            raise contradiction(name, other_name)
     return found
 
 
@@ -271,16 +281,18 @@ def _with_defaults(headers: Fields, defaults: Mapping[str, str]) -> Fields:
     return (*headers, *((name, value) for name, value in defaults.items() if name.lower() not in own))
 
 
-def _tags(value: object) -> tuple[tuple[str, str], ...]:
+def _tags(value: object, field: str) -> tuple[tuple[str, str], ...]:
     """`["a", "b"]`, Resend's `[{name, value}]`, or one of them."""
     if value is None:
         return ()
     tags = []
     for one in value if isinstance(value, list) else [value]:
         name, content = (one.get("name"), one.get("value", "")) if isinstance(one, dict) else (one, "")
-        tags.append((line(name, "tags"), line(content, "tags")))
+        tags.append((line(name, field), line(str(content) if isinstance(content, int) else content, field)))
         if not tags[-1][0] or any(len(part) > MAX_TAG_CHARACTERS for part in tags[-1]):
-            raise InvalidJob(f"tags holds an empty one, or one of over {MAX_TAG_CHARACTERS} characters: {shorten(one)}")
+            raise InvalidJob(
+                f"{field} holds an empty one, or one of over {MAX_TAG_CHARACTERS} characters: {shorten(one)}"
+            )
     if len(tags) > MAX_TAGS:
-        raise InvalidJob(f"tags holds {len(tags)}; at most {MAX_TAGS} are sent")
+        raise InvalidJob(f"{field} holds {len(tags)}; at most {MAX_TAGS} are sent")
     return tuple(tags)

@@ -60,6 +60,14 @@ REFUSED: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: When the app wants the mail to leave. The worker sends what it's given, so a time that lies ahead is refused.
+TIMES = (
+    "sendAt scheduledAt scheduleAt scheduledFor scheduledTime scheduleTime scheduledDate deliveryTime deliverAt"
+    " sendTime sendLater o:deliverytime"
+).split()
+#: That it shouldn't reach its recipient. Such a switch is refused unless it's off.
+TRIALS = "sandboxMode mailSettings testMode dryRun o:testmode".split()
+
 #: What isn't a part of the mail, as everybody knows: it stays in the queue, and nobody is told.
 HARMLESS = frozenset(
     "type metadata meta attempt attempts id jobId jobName queue timestamp createdAt updatedAt queuedAt userId name"
@@ -111,6 +119,8 @@ class FieldNames:
         self.contents = (*self._names["subject"], *self.texts)
         self.no_wrappers = frozenset(name for field in NO_WRAPPERS for name in self._names[field]) - {"data"}
         self._refused = {spelling: name for name in REFUSED for spelling in both_spellings((name,))}
+        self._times = frozenset(both_spellings(TIMES))
+        self._trials = frozenset(both_spellings(TRIALS))
         self._harmless = frozenset(both_spellings(HARMLESS))
 
     def of(self, canonical: str) -> tuple[str, ...]:
@@ -129,9 +139,22 @@ class FieldNames:
         """What the name is one of, and its rank."""
         return self.all.get(name)
 
+    def spelled(self, name: str) -> str:
+        """The name with the capitals that jobs have: a spreadsheet's `Email` is `email`."""
+        known = (*self.all, *self._harmless)
+        return name if name in known else next((one for one in known if one.lower() == name.lower()), name)
+
     def refused(self, name: str) -> str | None:
         """Why what the name stands for can't be sent."""
         return REFUSED[self._refused[name]] if name in self._refused else None
+
+    def is_time(self, name: str) -> bool:
+        """Whether it says when the mail should leave."""
+        return name in self._times
+
+    def is_trial(self, name: str) -> bool:
+        """Whether it says that the mail shouldn't reach anybody."""
+        return name in self._trials
 
     def is_harmless(self, name: str) -> bool:
         """Whether nobody misses it in the mail."""

@@ -3,21 +3,24 @@ mail it is. lua/ids.lua reads campaign and subscriber by the same rules: ids.jso
 hold both to them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from worker.errors import InvalidJob
 from worker.mail.addresses import ascii_domain
-from worker.mail.fields import shorten, without_surrogates
+from worker.mail.fields import kind, shorten, without_surrogates
 from worker.mail.names import ADDRESS_KEYS, FieldNames, field_names
 
 MAX_ID_CHARACTERS = 200
 _LARGEST_WHOLE = 2**53
 _BLANKS = " \t\n\v\f\r"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_EMPTY: tuple[object, ...] = (None, "", [], {})
+#: Queued so, a field is nothing.
+EMPTY: tuple[object, ...] = (None, "", [], {})
 _IN_BRACKETS = re.compile(r"<([^<>]*)>$")
 _BEFORE_COMMENT = re.compile(r"([^ \t\n\v\f\r()]+)[ \t\n\v\f\r]+\(")
+#: So deep, and so many, a sentence tells of mails where nobody looks for them.
+_DEEPEST, _SHOWN_MAILS = 5, 3
 _IDS = ("campaignId", "subscriberId")
 _SENDER = ("from", "fromEmail", "fromName", "sender")
 #: No id has a control character.
@@ -49,9 +52,18 @@ class Shape:
     #: What stands in the job under a second name for a field, and isn't the same.
     twins: list[Twin]
 
+    def called(self, field: str) -> str:
+        """The field's name as a sentence says it: the app's, if it has queued it."""
+        return self.names.get(field, field)
+
     def is_own(self, field: str) -> bool:
         """Whether it has the app's own name, which counts before all others."""
         return self.names.get(field, "").rpartition(".")[2] in field_names().own(field)
+
+    def is_left_empty(self, field: str) -> bool:
+        """Whether the app has queued it as a text of nothing."""
+        names = field_names().of(field)
+        return field in self.fields or any(part.get(name) == "" for part in self.parts for name in names)
 
     @property
     def data(self) -> dict[str, object]:
@@ -68,7 +80,7 @@ def read_shape(raw: object) -> Shape:
         InvalidJob: it's no object, or holds what can't be sent.
     """
     if not isinstance(raw, dict):
-        raise InvalidJob(f"the job is a {type(raw).__name__}, but must be an object with to, subject and html")
+        raise InvalidJob(f"the job is {kind(raw)}, but must be an object with to, subject and html")
     names = field_names()
     job = _object(raw)
     wrapper = _wrapper(job, names)
@@ -88,7 +100,7 @@ def _read_part(shape: Shape, part: Mapping[str, object], prefix: str, names: Fie
     ranks: dict[str, int] = {}
     twins: list[Twin] = []
     for name, value in part.items():
-        if value in _EMPTY:
+        if value in EMPTY:
             continue
         if known := names.all.get(name):
             canonical, rank = known
@@ -105,7 +117,7 @@ def _read_part(shape: Shape, part: Mapping[str, object], prefix: str, names: Fie
             elif shape.fields[canonical] != value:
                 shape.unsent.append(prefix + name)
         elif reason := names.refused(name):
-            if value is not False:
+            if value:
                 raise InvalidJob(f"{name} can't be sent: {reason}")
         elif not names.is_harmless(name):
             shape.unsent.append(prefix + name)
@@ -162,8 +174,30 @@ def ids_of(shape: Shape) -> tuple[str | None, str | None]:
     if subscriber_id is None:
         subscriber_id = _address_id({"to": shape.fields.get("to")}, ("to",))
         if subscriber_id is None:
-            raise InvalidJob("campaignId is set, but neither a subscriberId nor one address that could stand for it")
+            raise InvalidJob(
+                f"campaignId is set, but neither a subscriberId nor one address that could stand for it{deeper(shape)}"
+            )
     return campaign_id, subscriber_id
+
+
+def deeper(shape: Shape) -> str:
+    """Where mails stand that nobody looks for, as the end of a sentence that misses a recipient; else nothing."""
+    names = field_names()
+    found = [path for part in shape.parts for path in _mails_within(part, "", names)]
+    if not found:
+        return ""
+    words = f"{' and '.join(found[:_SHOWN_MAILS])} {'has' if len(found) == 1 else 'have'} one"
+    return f": {words}, but a mail is the job itself or the only object in it that has one"
+
+
+def _mails_within(fields: Mapping[str, object], prefix: str, names: FieldNames, depth: int = 0) -> Iterator[str]:
+    for name, value in fields.items():
+        if not isinstance(value, dict) or name in names.no_wrappers:
+            continue
+        if _has_recipient(value, names) and _has_any(value, names.contents):
+            yield prefix + name
+        elif depth < _DEEPEST:
+            yield from _mails_within(_object(value), f"{prefix}{name}.", names, depth + 1)
 
 
 def read_id(value: object, name: str) -> str | None:
@@ -175,7 +209,7 @@ def read_id(value: object, name: str) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InvalidJob(f"{name} is a {type(value).__name__}, but must be a string or a whole number")
+        raise InvalidJob(f"{name} is {kind(value)}, but must be a string or a whole number")
     if isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
         raise InvalidJob(f"{name} is a number beyond 2^53, which not every reader keeps whole: queue it as a string")
     text = without_surrogates(str(value).strip(_BLANKS))
@@ -213,7 +247,7 @@ def _wrapper(job: Mapping[str, object], names: FieldNames) -> str | None:
 
 def _has_any(fields: Mapping[str, object], names: tuple[str, ...], *, but_for_objects: bool = False) -> bool:
     return any(
-        fields.get(name) not in _EMPTY and not (but_for_objects and isinstance(fields[name], dict)) for name in names
+        fields.get(name) not in EMPTY and not (but_for_objects and isinstance(fields[name], dict)) for name in names
     )
 
 
@@ -229,7 +263,7 @@ def _may_be_recipient(value: object) -> bool:
 
 def _one_id(parts: tuple[Mapping[str, object], ...], names: FieldNames, field: str) -> str | None:
     for group in names.ranked(field):
-        found = [(name, read_id(part[name], field)) for part in parts for name in group if part.get(name) not in _EMPTY]
+        found = [(name, read_id(part[name], name)) for part in parts for name in group if part.get(name) not in EMPTY]
         for name, other in found[1:]:
             if other != found[0][1]:
                 raise InvalidJob(f"{found[0][0]} and {name} hold different ids: queue one of them")
@@ -240,7 +274,7 @@ def _one_id(parts: tuple[Mapping[str, object], ...], names: FieldNames, field: s
 
 def _address_id(fields: Mapping[str, object], names: tuple[str, ...]) -> str | None:
     """The first recipient's address, its domain in ASCII and small letters: one id for all spellings of a domain."""
-    value = next((fields[name] for name in names if fields.get(name) not in _EMPTY), None)
+    value = next((fields[name] for name in names if fields.get(name) not in EMPTY), None)
     if isinstance(value, list):
         value = value[0] if len(value) == 1 else None
     if isinstance(value, dict):

@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 
 from worker.errors import InvalidJob
 from worker.mail.content import Content, one_line, read_text, word
-from worker.mail.fields import line
+from worker.mail.fields import escape_html, kind, line
 
 MAX_NAME_CHARACTERS = 100
 _NAME = re.compile(r"[\w.@/-]+")
@@ -57,7 +56,7 @@ class Template:
                 words[number] = how(self._word(data, words[number]))
             return "".join(words)
 
-        return Content(filled(subject, one_line).strip(), filled(html, escape), filled(text, str))
+        return Content(filled(subject, one_line).strip(), filled(html, escape_html), filled(text, str))
 
     def _word(self, data: Mapping[str, object], path: str) -> str:
         found = word(data, path)
@@ -110,9 +109,7 @@ def read_template(name: str, value: object) -> Template:
         except (ValueError, RecursionError):
             raise InvalidJob(f"the template {name} isn't JSON") from None
     if not isinstance(value, dict):
-        raise InvalidJob(
-            f"the template {name} is a {type(value).__name__}, but must be an object with subject and html"
-        )
+        raise InvalidJob(f"the template {name} is {kind(value)}, but must be an object with subject and html")
     template = Template(
         name,
         line(value.get("subject") or "", "subject"),

@@ -1,7 +1,6 @@
 """A readable text part for a mail that comes with HTML only."""
 
 import re
-from html import unescape
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -34,6 +33,8 @@ def is_heavy(html: str) -> bool:
 def text_from_html(html: str) -> str:
     """Words, links and list points of `html` as plain text; links as `words (https://…)`."""
     if is_heavy(html):
+        from html import unescape  # its list of entities is large, and such a body rare
+
         return " ".join(unescape(_TAG.sub(" ", html)).split()) + "\n"
     tree = LexborHTMLParser(html.replace(_BREAK, ""))
     tree.strip_tags(_INVISIBLE)

@@ -54,10 +54,10 @@ def _is_people(twin: Twin) -> bool:
 
 def _says_the_same(twin: Twin, kept: object) -> bool:
     if twin.field in _PEOPLE:
-        mine, other = ({one.email for one in parse_addresses(value, twin.field)} for value in (kept, twin.value))
+        mine, other = ({one.email for one in parse_addresses(value, twin.name)} for value in (kept, twin.value))
         return mine == other
     if twin.field in _TEXTS and not isinstance(twin.value, list) and not isinstance(kept, list):
-        return same_words(read_text(kept, twin.field), read_text(twin.value, twin.field))
+        return same_words(read_text(kept, twin.field), read_text(twin.value, twin.name))
     if twin.field in _LINES and isinstance(kept, str) and isinstance(twin.value, str):
         return line(kept, twin.field) == line(twin.value, twin.field)
     return twin.value == kept

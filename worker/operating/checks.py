@@ -11,7 +11,7 @@ from worker.base import keys
 from worker.base.redis_client import connect, explain
 from worker.base.settings import Settings
 from worker.errors import DatabaseRejected, MailWorkerError
-from worker.operating.preview import head_of_queue, refusals, unsent_fields
+from worker.operating.preview import head_of_queue, refusals, remarks
 from worker.queue.bullmq_view import BullView, completed_bytes, foreign_jobs, look, other_queues, other_workers
 from worker.queue.processes import alive
 from worker.queue.templates import finder
@@ -156,8 +156,7 @@ def _first_jobs(client: "redis.Redis", view: BullView, settings: Settings) -> It
             f"{len(refused)} OF THE FIRST {len(jobs)} JOBS WOULD BE REFUSED ({refused[0]}): mend the app, or name its"
             " fields with worker_job_fields, see docs/jobs.md"
         )
-    if words := unsent_fields((job for _, job in jobs), settings.jobs, find):
-        yield words
+    yield from remarks((job for _, job in jobs), settings.jobs, find)
 
 
 def _remarks(client: "redis.Redis", view: BullView) -> Iterator[str]:

@@ -4,7 +4,7 @@ sentences and returns the command's exit code."""
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from worker.base.redis_client import connect
@@ -247,3 +247,16 @@ def _shortened(value: object) -> object:
     if isinstance(value, str) and len(value) > SHOWN_BODY_CHARACTERS:
         return f"{value[:SHOWN_BODY_CHARACTERS]}… ({len(value):,} characters)"
     return value
+
+
+COMMANDS: Mapping[str, Callable[[Settings, Namespace], int]] = {
+    "pause": pause,
+    "resume": resume,
+    "cancel": cancel,
+    "priority": priority,
+    "account": account,
+    "uncertain": uncertain,
+    "dead": dead,
+    "reconcile": reconcile,
+    "retry-failed": retry_failed,
+}

@@ -1,6 +1,7 @@
 """`mail-worker preview`: the mail of a job as it would leave, and what each field was taken for. `mail-worker check
 --jobs` asks the same of all jobs of a file, and `mail-worker check` of those at the head of the app's queue."""
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +20,13 @@ from worker.mail.jobs import Job, parse_job
 from worker.mail.message import Mail, build_mail
 from worker.mail.shape import Shape, read_shape
 from worker.mail.templates import FindTemplate
-from worker.queue.producer import read_jobs
+from worker.queue.producer import check_size, read_jobs
 
 #: So many jobs at the head of the app's queue are read.
 LOOKED_AT = 20
-#: Fields that nobody knows, as a sentence shows them.
+#: So many names stand in a sentence.
 SHOWN_FIELDS = 10
+_LONGEST_SHOWN = 80
 _MESSAGES = (keys.MESSAGES, keys.DELAYED_MESSAGES, keys.DEAD_LETTER_MESSAGES)
 
 
@@ -44,8 +46,12 @@ def job_of_file(path: Path, line: int) -> object:
     """
     for number, job in read_jobs(path):
         if line in (0, number):
-            if isinstance(job, InvalidJob):
-                raise MailWorkerError(f"{path}:{number}: {job}.")
+            try:
+                if isinstance(job, InvalidJob):
+                    raise job
+                check_size(job)
+            except InvalidJob as error:
+                raise MailWorkerError(f"{path}:{number}: {error}.") from None
             return job
     raise MailWorkerError(f"{path} holds no job" + (f" in line {line}." if line else "."))
 
@@ -128,6 +134,8 @@ def _lines(shape: Shape, job: Job, mail: Mail) -> Iterator[str]:
         yield line("tag", "tags", f"{name}={value}" if value else name)
     if job.unsent:
         yield f"{'not sent':<12} {_listed(job.unsent)}"
+    if job.unfilled:
+        yield f"{'unfilled':<12} {_listed(job.unfilled)}"
 
 
 def _people(addresses: Iterable[Address]) -> str:
@@ -140,22 +148,37 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _shown(name: str) -> str:
-    return name if name.replace(".", "_").isidentifier() else shorten(name)
+    return name if name.isprintable() and len(name) <= _LONGEST_SHOWN else shorten(name)
 
 
-def unsent_fields(jobs: Iterable[object], settings: JobSettings, find: FindTemplate) -> str:
-    """A sentence about fields that nobody knows; empty if there are none. Jobs that can't become mails are passed
-    over."""
-    found: Counter[str] = Counter()
+class Remarks:
+    """What is worth a word about jobs that can become mails."""
+
+    def __init__(self) -> None:
+        self._unsent: Counter[str] = Counter()
+        self._unfilled: Counter[str] = Counter()
+
+    def add(self, job: Job) -> None:
+        """Looks at one more."""
+        self._unsent.update(job.unsent)
+        self._unfilled.update(job.unfilled)
+
+    def sentences(self) -> Iterator[str]:
+        """One for each kind of them."""
+        if self._unsent:
+            yield f"not sent: {_listed([name for name, _ in self._unsent.most_common()])} (docs/jobs.md)"
+        if self._unfilled:
+            names = _listed([name for name, _ in self._unfilled.most_common()])
+            yield f"goes out as it stands: {names} (worker_placeholders, docs/jobs.md)"
+
+
+def remarks(jobs: Iterable[object], settings: JobSettings, find: FindTemplate) -> Iterator[str]:
+    """Sentences about jobs; those that can't become mails are passed over."""
+    found = Remarks()
     for raw in jobs:
-        try:
-            found.update(parse_job(raw, settings.defaults, find).unsent)
-        except InvalidJob:
-            continue
-    if not found:
-        return ""
-    names = _listed([name for name, _ in found.most_common()])
-    return f"not sent, since nobody knows what it is: {names} (docs/jobs.md)"
+        with contextlib.suppress(InvalidJob):
+            found.add(parse_job(raw, settings.defaults, find))
+    yield from found.sentences()
 
 
 def head_of_queue(client: "redis.Redis", bullmq: str) -> list[tuple[str, object]]:

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 from uuid import uuid4
 
 import redis
@@ -15,7 +17,8 @@ from worker.base import keys
 from worker.base.redis_client import REQUEST_BYTES
 from worker.errors import InvalidFile, InvalidJob
 from worker.mail.fields import shorten
-from worker.mail.jobs import Defaults, parse_job
+from worker.mail.jobs import Defaults, Job, parse_job
+from worker.mail.names import field_names
 from worker.mail.shape import recipient_key
 from worker.mail.templates import FindTemplate
 
@@ -26,52 +29,62 @@ MAX_MISTAKES_SHOWN = 20
 MAX_MESSAGE_BYTES = 8_000_000
 
 
-def check_file(path: Path, defaults: Defaults, find: FindTemplate) -> int:
+def check_file(path: Path, defaults: Defaults, find: FindTemplate, seen: Callable[[Job], None]) -> int:
     """Checks every job of a JSON lines or CSV file; returns their number.
 
     Args:
         find: gives templates by their names.
+        seen: gets each job that can become a mail.
 
     Raises:
-        InvalidFile: with a sentence for each of the first mistakes. Nothing should be queued then.
+        InvalidFile: with a sentence for each of the first mistakes, and their number. Nothing should be queued then.
     """
     mistakes: list[str] = []
-    count = 0
+    count = refused = 0
     for line, job in read_jobs(path):
         count += 1
         try:
             if isinstance(job, InvalidJob):
                 raise job
-            parse_job(job, defaults, find)
-            if (size := len(_message(job, ""))) > MAX_MESSAGE_BYTES:
-                raise InvalidJob(f"the job has {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} are sent")
+            check_size(job)
+            seen(parse_job(job, defaults, find))
         except InvalidJob as error:
-            mistakes.append(f"{path}:{line}: {error}.")
-        if len(mistakes) == MAX_MISTAKES_SHOWN:
-            mistakes.append(f"{path}: there may be more; only the first {MAX_MISTAKES_SHOWN} mistakes are shown.")
-            break
+            refused += 1
+            if refused <= MAX_MISTAKES_SHOWN:
+                mistakes.append(f"{path}:{line}: {error}.")
     if count == 0:
-        mistakes.append(f"{path} holds no jobs.")
-    if mistakes:
-        raise InvalidFile("\n".join(mistakes))
+        raise InvalidFile(f"{path} holds no jobs.")
+    if refused:
+        shown = f"; the first {MAX_MISTAKES_SHOWN} are shown" if refused > MAX_MISTAKES_SHOWN else ""
+        raise InvalidFile("\n".join((*mistakes, f"{path}: {refused:,} of {count:,} jobs would be refused{shown}.")))
     return count
+
+
+def check_size(job: object) -> None:
+    """Asks whether a job may be so long in Redis.
+
+    Raises:
+        InvalidJob: it mayn't.
+    """
+    if (size := len(_message(job, ""))) > MAX_MESSAGE_BYTES:
+        raise InvalidJob(f"the job has {size:,} bytes; at most {MAX_MESSAGE_BYTES:,} are sent")
 
 
 def read_jobs(path: Path) -> Iterator[tuple[int, object]]:
     """Line number and job, one by one; a line that can't be read comes as an `InvalidJob`.
 
     Args:
-        path: `….csv` with a header line of field names, or else JSON lines.
+        path: `….csv` or `….tsv` with a header line of field names, or else JSON lines.
 
     Raises:
         InvalidFile: the file can't be read at all.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            if path.suffix.lower() == ".csv":
+            if path.suffix.lower() in (".csv", ".tsv"):
                 csv.field_size_limit(sys.maxsize)
-                rows = csv.DictReader(stream)
-                names = [name.strip() for name in rows.fieldnames or ()]
+                rows = csv.DictReader(stream, delimiter=_delimiter(stream))
+                names = [field_names().spelled(name.strip()) for name in rows.fieldnames or ()]
                 if twice := [name for name, times in Counter(names).items() if times > 1]:
                     raise InvalidFile(f"{path} has {twice[0]} twice in its header line: one of them would be lost.")
                 rows.fieldnames = names
@@ -84,7 +97,7 @@ def read_jobs(path: Path) -> Iterator[tuple[int, object]]:
     except OSError as error:
         raise InvalidFile(f"{path} can't be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise InvalidFile(f"{path} isn't UTF-8 text.") from None
+        raise InvalidFile(f"{path} isn't UTF-8 text: save it as such (a spreadsheet's CSV UTF-8).") from None
     except csv.Error as error:
         raise InvalidFile(f"{path} isn't a CSV file: {error}.") from None
 
@@ -125,6 +138,14 @@ def enqueue(client: "redis.Redis", jobs: Iterator[object]) -> Iterator[int]:
         yield queued + len(messages)
 
 
+def _delimiter(stream: TextIO) -> str:
+    """What parts the header line's names most often: spreadsheets write semicolons where the comma is the decimal's."""
+    header = stream.readline()
+    stream.seek(0)
+    outside = re.sub('"[^"]*"', "", header)
+    return max(",;\t", key=outside.count)
+
+
 def _job_from_line(text: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=_without_twins)
@@ -145,7 +166,9 @@ def _without_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _job_from_row(row: "dict[str | None, str | list[str] | None]") -> object:
     if None in row:
-        return InvalidJob("the row has more cells than the header line: a cell with a comma needs quotes")
+        return InvalidJob(
+            "the row has more cells than the header line: a cell with a comma, or whatever parts them, needs quotes"
+        )
     return {name: value for name, value in row.items() if value}
 
 

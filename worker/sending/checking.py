@@ -84,4 +84,4 @@ class Checker:
             # Once a process, and not what may be anything, such as an address.
             if name not in self._told and len(self._told) < MAX_TOLD and name.replace(".", "_").isidentifier():
                 self._told.add(name)
-                logger.warning("Jobs hold %s, which isn't sent, since nobody knows what it is: see docs/jobs.md.", name)
+                logger.warning("Jobs hold %s, which isn't sent: see docs/jobs.md.", name)

@@ -9,15 +9,17 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 
 class JobsAnswer(NamedTuple):
-    """Of the jobs that were read, what is wrong with those that would be refused, and fields that nobody knows."""
+    """Of the jobs that were read, what is wrong with those that would be refused, what isn't sent of the others, and
+    what goes out as it stands, though it looks like a placeholder."""
 
     read: int
     refused: tuple[str, ...] = ()
     unsent: tuple[str, ...] = ()
+    unfilled: tuple[str, ...] = ()
 
 
 def judge_jobs(head: Sequence[str], package: str, settings: Mapping[str, object]) -> JobsAnswer | None:
@@ -34,6 +36,7 @@ def judge_jobs(head: Sequence[str], package: str, settings: Mapping[str, object]
         try:
             from worker.errors import InvalidJob
             from worker.mail.addresses import parse_address
+            from worker.mail.content import Placeholders
             from worker.mail.jobs import Defaults, parse_job, template_of
             from worker.mail.names import FieldNames, use_own_names
         except (ImportError, SyntaxError):
@@ -49,25 +52,24 @@ def judge_jobs(head: Sequence[str], package: str, settings: Mapping[str, object]
             return None  # Another task says so.
         defaults = Defaults(
             sender=sender,
-            placeholders="fields" if settings.get("placeholders") == "fields" else "none",
+            placeholders=next((one for one in get_args(Placeholders) if one == settings.get("placeholders")), "none"),
             attachment_hosts=tuple(map(str, hosts)) if isinstance(hosts, list) else (),
         )
         refused: list[str] = []
         unsent: dict[str, None] = {}
+        unfilled: dict[str, None] = {}
         for data in head:
             try:
                 raw = json.loads(data)
                 if not template_of(raw):  # Those in Redis are the worker's matter.
-                    unsent.update(
-                        dict.fromkeys(
-                            name for name in parse_job(raw, defaults).unsent if name.replace(".", "_").isidentifier()
-                        )
-                    )
+                    job = parse_job(raw, defaults)
+                    unsent.update(dict.fromkeys(name for name in job.unsent if name.replace(".", "_").isidentifier()))
+                    unfilled.update(dict.fromkeys(name for name in job.unfilled if name.isprintable()))
             except (ValueError, RecursionError):
                 refused.append("its data isn't JSON")
             except InvalidJob as error:
                 refused.append(str(error))
-    return JobsAnswer(len(head), tuple(refused), tuple(unsent))
+    return JobsAnswer(len(head), tuple(refused), tuple(unsent), tuple(unfilled))
 
 
 @contextlib.contextmanager

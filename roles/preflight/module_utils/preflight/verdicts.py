@@ -248,8 +248,16 @@ def jobs_verdict(queue: str, answer: JobsAnswer | None) -> list[Verdict]:
         found.append(
             warning(
                 "bullmq",
-                f"The jobs in the BullMQ queue {queue} hold {', '.join(answer.unsent[:10])}, which isn't sent, since"
-                " nobody knows what it is: see docs/jobs.md.",
+                f"The jobs in the BullMQ queue {queue} hold {', '.join(answer.unsent[:10])}, which isn't sent:"
+                " see docs/jobs.md.",
+            )
+        )
+    if answer.unfilled:
+        found.append(
+            warning(
+                "bullmq",
+                f"Mails of the jobs in the BullMQ queue {queue} hold {', '.join(answer.unfilled[:10])}, which goes out"
+                " as it stands: fill it in in the app, or set worker_placeholders (docs/jobs.md).",
             )
         )
     return found
