@@ -60,12 +60,12 @@ def page(browser: Browser) -> Iterator[Page]:
 def history(queue: redis.Redis, campaign: str, minutes: int = 180) -> None:
     """A campaign's afternoon."""
     now = int(time.time()) // 60 * 60
+    accepted = 0
     for ago in range(minutes, 0, -1):
         done = minutes - ago
-        accepted = int(done * 55 + 12 * (done % 7))
-        point = Point(
-            now - ago * 60, max(10_000 - accepted, 0), 12, 3, accepted, done // 9, 2, 0, 5000, {campaign: accepted}
-        )
+        accepted += 48 + done * 7 % 13 + (40 if done > minutes // 2 else 0)
+        at, waiting = now - ago * 60, max(16_000 - accepted, 0)
+        point = Point(at, waiting, 12, 3, accepted, done // 9, 2, 0, 5000, {campaign: accepted})
         queue.lpush(keys.POINTS, point.as_json())
 
 

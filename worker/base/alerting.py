@@ -2,8 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
-from datetime import datetime, time
-from zoneinfo import ZoneInfo
+from datetime import datetime, time, tzinfo
 
 _HOURS = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)(?: ([\w/+-]+))?")
 
@@ -14,7 +13,7 @@ class QuietHours:
 
     begin: time
     end: time
-    zone: ZoneInfo
+    zone: tzinfo
 
     @classmethod
     def parse(cls, text: str) -> "QuietHours":
@@ -26,6 +25,8 @@ class QuietHours:
         found = _HOURS.fullmatch(text)
         if found is None:
             raise ValueError(text)
+        from zoneinfo import ZoneInfo  # A worker without quiet hours stays smaller.
+
         try:
             zone = ZoneInfo(found[5] or "UTC")
         except (OSError, LookupError):  # There's no such zone.

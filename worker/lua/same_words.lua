@@ -70,7 +70,7 @@ local function judge(reply, first_ms, longest_ms, recipient, domain, campaign, o
     if (few or many) and not others then
       s.told = { s.recipients, s.number_of_domains, math.max(math.ceil((NOW_MS - s.at) / 1000), 1), accepted, reply }
       stop(reply, first_ms, longest_ms, 'sending')
-      slow_down(0) -- It may be a rate, of which a part gets through.
+      slow_down(0, reply) -- It may be a rate, of which a part gets through.
       answer = { 'account', unpack(s.told) }
     elseif known >= MOST_KNOWN or (before_ms and NOW_MS - before_ms >= DOUBT_MS) then
       answer = { 'fail' }
