@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: dashboard logs alert-test lane-services lane-hosts lane-fleet help setup image demo demo-shell demo-inbox demo-down test test-long lint unit integration hosts e2e molecule test-down lock deploy rollback drain resume status verify retire secure
+.PHONY: dashboard logs alert-test lane-services lane-hosts lane-fleet help setup image demo demo-page demo-shell demo-inbox demo-down test test-long lint unit integration hosts e2e molecule test-down lock deploy rollback drain resume status verify retire secure
 
 PYTHON := .venv/bin/python
 # Molecule and ansible-lint look for Ansible there, and a user's PATH lacks iptables.
@@ -25,7 +25,10 @@ image: ## Build the worker's image with podman or docker; roles/container/files/
 
 demo: ## Provision a bare VPS in a container and send a campaign of 1,000 through it
 	@testbed/bootstrap.sh containers
-	@$(SUDO) $(PYTHON) -m demo run --system $(DEMO_HOST) $(if $(DEMO_KILL),--kill)
+	@$(SUDO) $(PYTHON) -m demo run --system $(DEMO_HOST) $(if $(DEMO_KILL),--kill) $(if $(DEMO_KEEP),--keep)
+
+demo-page: ## Show the demo's fleet on a page, at http://127.0.0.1:8025/
+	@$(SUDO) $(PYTHON) -m demo page
 
 demo-shell: ## Open a shell on the demo's VPS
 	@$(SUDO) $(PYTHON) -m demo shell

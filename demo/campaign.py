@@ -69,8 +69,12 @@ class Campaign:
     def write_app_jobs(self, path: Path) -> None:
         """Writes one BullMQ job's data a line, in the web app's shape: one subject and one body for all."""
         with path.open("w", encoding="utf-8") as stream:
-            for number, subscriber_id in enumerate(self.subscriber_ids):
-                stream.write(json.dumps(self._app_job(number, subscriber_id), ensure_ascii=False) + "\n")
+            for job in self.app_jobs():
+                stream.write(json.dumps(job, ensure_ascii=False) + "\n")
+
+    def app_jobs(self) -> list[dict[str, object]]:
+        """The jobs' data, in the web app's shape."""
+        return [self._app_job(number, subscriber_id) for number, subscriber_id in enumerate(self.subscriber_ids)]
 
     def write_jobs(self, path: Path) -> None:
         """Writes one job a line, in the shape of files and of Dramatiq's queue."""

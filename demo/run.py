@@ -24,17 +24,21 @@ SUITES = {"debian13": "trixie", "debian12": "bookworm"}
 MAIL_DELAY_MS = 50
 DEADLINE_SECONDS = 300.0
 LOOK_EVERY_SECONDS = 0.3
+#: What a campaign that is left behind takes.
+KEPT_MINUTES = 20
+QUEUED_AT_ONCE = 100
 #: The major that most web apps have.
 BULLMQ_MAJOR: Major = 5
 
 console = Console(highlight=False, soft_wrap=True)
 
 
-def run_demo(system: str, *, kill: bool) -> int:
+def run_demo(system: str, *, kill: bool, keep: bool) -> int:
     """Provisions, sends, counts; returns 0 when every recipient is accounted for.
 
     Args:
         kill: end one worker with SIGKILL when a third of the mails are out.
+        keep: leave a second campaign behind, which takes `KEPT_MINUTES`.
     """
     started = time.monotonic()
     _step("Starting a bare VPS, and the services that the worker needs")
@@ -59,6 +63,9 @@ def run_demo(system: str, *, kill: bool) -> int:
             f"[red]Not every recipient is accounted for within {DEADLINE_SECONDS:.0f} s:[/red] look at mail-worker"
             " status and /var/log/mail-worker in make demo-shell."
         )
+    if keep and result.accounted_for:
+        _step(f"Leaving a campaign behind that takes {KEPT_MINUTES} minutes: make demo-page")
+        _queue_slowly(services, Campaign.invent(RECIPIENTS))
     print(f"demo: {result}", flush=True)
     return 0 if result.accounted_for else 1
 
@@ -99,6 +106,19 @@ def _queue(instance: Instance, services: Services, campaign: Campaign) -> None:
         except AppError as error:
             raise TestbedError(f"The campaign can't be queued; BullMQ says: {error}") from error
     campaign.set_sending(services.database_url)
+
+
+def _queue_slowly(services: Services, campaign: Campaign) -> None:
+    """As an app does that spreads its mails itself: each job has its delay."""
+    campaign.insert(services.database_url)
+    spread_ms = KEPT_MINUTES * 60_000 // len(campaign.subscriber_ids)
+    jobs = [
+        {"name": "email", "data": job, "opts": {"delay": number * spread_ms}}
+        for number, job in enumerate(campaign.app_jobs())
+    ]
+    with App(BULLMQ_MAJOR, services.redis_url) as app:
+        for start in range(0, len(jobs), QUEUED_AT_ONCE):
+            app.ask("addBulk", jobs=jobs[start : start + QUEUED_AT_ONCE])
 
 
 def _watch(instance: Instance, services: Services, campaign: Campaign, *, kill: bool) -> Tally:
@@ -144,7 +164,8 @@ def _explain(result: Tally, seconds: float) -> None:
     console.print()
     console.print(table)
     console.print(
-        "Look around:  make demo-shell   then supervisorctl status, mail-worker status\n"
+        "Look around:  make demo-page    the fleet on a page, at http://127.0.0.1:8025/\n"
+        "              make demo-shell   then supervisorctl status, mail-worker status --watch\n"
         "              make demo-inbox   the mails that were accepted last\n"
         "Clean up:     make demo-down"
     )

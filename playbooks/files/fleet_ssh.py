@@ -23,6 +23,7 @@ def main() -> int:
     """Runs one verb."""
     parser = argparse.ArgumentParser(prog="make", description=__doc__)
     parser.add_argument("verb", choices=("dashboard", "logs"))
+    parser.add_argument("-i", "--inventory", default="", metavar="PATH", help="instead of ansible.cfg's")
     parser.add_argument("--limit", default="", metavar="PATTERN", help="these hosts alone")
     parser.add_argument("--port", type=int, default=PORT, help="of the page, on this machine")
     parser.add_argument("--ask-vault-pass", action="store_true")
@@ -30,7 +31,8 @@ def main() -> int:
     options, words = parser.parse_known_args()
     vault = ["--ask-vault-pass"] if options.ask_vault_pass else []
     vault += ["--vault-password-file", options.vault_password_file] if options.vault_password_file else []
-    hosts = list(read_hosts(inventory(options.limit, vault)))
+    where = ["--inventory", options.inventory] if options.inventory else []
+    hosts = list(read_hosts(inventory(options.limit, [*where, *vault])))
     if not hosts:
         print(
             f"The inventory has no host in {GROUP} that --limit {options.limit!r} leaves: see hosts.yml.",
@@ -43,9 +45,9 @@ def main() -> int:
         return 130
 
 
-def inventory(limit: str, vault: list[str]) -> dict[str, Any]:
+def inventory(limit: str, further: list[str]) -> dict[str, Any]:
     """The inventory as ansible-inventory has it."""
-    command = [str(INVENTORY), "--list", *vault, *(["--limit", limit] if limit else [])]
+    command = [str(INVENTORY), "--list", *further, *(["--limit", limit] if limit else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         # It has said why.

@@ -17,7 +17,7 @@ from worker.watching.programs import Program
 LOG_DIRECTORY = Path("/var/log/mail-worker")
 #: unattended-upgrades and apt leave it, until the next start.
 REBOOT_NEEDED = Path("/run/reboot-required")
-#: Units that failed are named there, each by a file, by roles/worker.
+#: Units that failed when they ran last, each by a file (roles/hardening/tasks/failures.yml).
 FAILED_UNITS = Path("/run/mail-worker/failed")
 _NODES = Path("/sys/devices/system/node")
 _TIMESYNC = Path("/run/systemd/timesync")

@@ -125,7 +125,8 @@ def host_troubles(
     for unit in units:
         yield Trouble(
             f"unit:{name}/{unit}",
-            f"{unit} failed on {name}: journalctl -u {unit} there says why; then systemctl start {unit}.",
+            f"{unit} failed on {name}: journalctl -u {unit} there says why; when that is mended, systemctl start {unit}"
+            " ends this.",
             urgent=False,
         )
     for what, ends_at in ends.items():
