@@ -83,7 +83,8 @@ class BullmqChaos(Chaos):
             self._next_pause = time.monotonic() + PAUSE_EVERY_SECONDS * self._random.uniform(0.5, 1.5)
 
     def _look(self, campaign: Campaign) -> None:
-        """The app's counts in one step with the ledger: none is lost, and `completed` is what was accepted."""
+        """The app's counts and the totals in one step with the ledger: none is lost, and `completed` is what was
+        accepted."""
         queue = f"{PREFIX}:{QUEUE}"
         with self._ways.client.pipeline(transaction=True) as pipeline:
             for name in ("wait", "paused", "active"):
@@ -91,8 +92,9 @@ class BullmqChaos(Chaos):
             for name in ("prioritized", "delayed", "completed", "failed"):
                 pipeline.zcard(f"{queue}:{name}")
             pipeline.hvals(keys.ledger(campaign.id))
+            pipeline.hgetall(keys.TOTALS)
             answers: Any = pipeline.execute()
-        *counts, states = answers
+        *counts, states, totals = answers
         active, completed = counts[2], counts[5]
         self.looks += 1
         if sum(counts) != self._plan.recipients:
@@ -101,6 +103,11 @@ class BullmqChaos(Chaos):
         # One that was sent may still be finished by who has taken the job over.
         if not self._node_workers and not sent - active <= completed <= sent:
             self.wrong.append(f"{completed} completed and {active} active, but {sent} sent")
+        # What status, the page and the metrics show agrees to the mail, at any moment.
+        failed = sum(state[:1] == b"f" for state in states)
+        shown = int(totals.get(b"accepted", 0)), int(totals.get(b"failed", 0))
+        if not self._node_workers and shown != (sent, failed):
+            self.wrong.append(f"{shown} accepted and failed in all, but {sent} and {failed} in the ledger")
 
     def _nearly_done(self) -> bool:
         counts = self._app.counts("completed", "failed")
