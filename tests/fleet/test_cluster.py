@@ -29,7 +29,7 @@ def test_hosts_come_and_go_under_a_campaign(
             # The network's own address is what this machine's connections come from.
             "redis_client_addresses": [
                 f"{address.rpartition('.')[0]}.1",
-                *(host["ansible_host"] for host in hosts.values()),
+                *(host["ansible_host"] for name, host in hosts.items() if name != ADDED),
             ],
             "redis_ca_directory": str(authority.parent),
             # A container shows its host's RAM.
@@ -50,8 +50,11 @@ def test_hosts_come_and_go_under_a_campaign(
     campaign.wait_for(20)
 
     hosts[ADDED] = added
+    broker["redis_client_addresses"].append(added["ansible_host"])
+    refusal = fleet.play("site", f"--limit={ADDED},localhost", fails=True)
+    assert "or let this host through Redis's firewall (a broker of yours does by site.yml; behind --limit" in refusal
     began = time.time()
-    fleet.play("site", f"--limit={ADDED},localhost")
+    fleet.play("site", f"--limit={ADDED},brokers,localhost")
     say(f"a host more: {campaign.pause_since(began)}")
     assert {name.partition("/")[0] for name in releases(worker_url)} == set(hosts)
 

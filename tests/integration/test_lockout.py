@@ -7,6 +7,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def closed(play: Play) -> None:
 
 
 def as_admin(
-    instance: Instance, command: str, user: str = ADMIN, key: Path | None = None
+    instance: Instance, command: str, user: str = ADMIN, key: Path | None = None, port: int = 22
 ) -> "subprocess.CompletedProcess[str]":
     """A new SSH connection from the controller."""
     host = json.loads((instance.directory / "hosts.yml").read_text(encoding="utf-8"))["mail_workers"]["hosts"][HOST]
@@ -70,7 +71,10 @@ def as_admin(
     options = [f"-o{option}" for option in ("BatchMode=yes", "ConnectTimeout=5", "LogLevel=ERROR", known_hosts)]
     address = f"{user}@{host['ansible_host']}"
     return subprocess.run(
-        ["ssh", *options, "-oIdentitiesOnly=yes", "-i", key or host["ansible_ssh_private_key_file"], address, command],
+        [
+            *("ssh", *options, f"-p{port}", "-oIdentitiesOnly=yes"),
+            *("-i", key or host["ansible_ssh_private_key_file"], address, command),
+        ],
         capture_output=True,
         text=True,
         timeout=30,
@@ -240,6 +244,37 @@ def test_a_reboot_in_the_middle(instance: Instance, play: Play) -> None:
     _break_sshd(instance, 3600)
     instance.restart(HOST)
     _wait_for_login(instance)
+    assert "changed=0" in play().stdout
+
+
+def test_a_reboot_between_the_socket_and_sshd(instance: Instance, play: Play) -> None:
+    """systemd listens, at a port that its unit alone knows; the host goes down before sshd has proven itself there."""
+    change = WRONG["sshd"][1]
+    listen = "/etc/systemd/system/ssh.socket.d/listen.conf"
+    for command in (
+        f"mkdir {Path(listen).parent} && printf '[Socket]\nListenStream=\nListenStream=2222\n' >{listen}",
+        "nft 'add element inet host_firewall ssh_ports { 2222 timeout 10m }'",
+        f"rm {change} && systemctl disable --now ssh.service && systemctl enable --now ssh.socket",
+    ):
+        assert on(instance, HOST, command).returncode == 0
+    at_port = {"ansible_port": 2222}
+    assert play(at_port, access_enabled=False).returncode == 0  # the firewall's rules
+
+    with ThreadPoolExecutor() as pool:
+        outside = {"AllowUsers": "nobody"}
+        playing = pool.submit(play, at_port, access_sshd_settings=outside, guard_seconds=3600)
+        deadline = time.monotonic() + 120
+        while on(instance, HOST, "ls /var/lib/lockout-guard/ssh && systemctl is-enabled ssh.service").returncode:
+            assert time.monotonic() < deadline
+        instance.restart(HOST)
+        done = playing.result()
+    assert f"({change}) failed on {HOST} and was taken back" in " ".join(done.stdout.split())
+    assert as_admin(instance, "true", port=2222).returncode == 0
+    assert on(instance, HOST, "systemctl is-enabled ssh.socket ssh.service").stdout == "enabled\ndisabled\n"
+    # Back to how the other tests know it.
+    done = play(at_port, access_ssh_port=22)
+    assert done.returncode == 0, done.stdout
+    assert on(instance, HOST, f"rm -r {Path(listen).parent} && systemctl daemon-reload").returncode == 0
     assert "changed=0" in play().stdout
 
 

@@ -65,3 +65,9 @@ def test_a_vault_in_git(tmp_path: Path) -> None:
 def test_a_vault_as_it_should_be(tmp_path: Path) -> None:
     vault(tmp_path, "---\n# Each by itself.\nworker_smtp_password: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  6162\n")
     assert "The inventory has no hosts in the group mail_workers" in look(tmp_path)
+
+
+def test_what_lies_elsewhere_beside_an_inventory_is_not_looked_at(tmp_path: Path) -> None:
+    """As in somebody's home, where another project's vaults are."""
+    vault(tmp_path / "other", "---\nworker_smtp_password: hunter2\n")
+    assert "The inventory has no hosts in the group mail_workers" in look(tmp_path)

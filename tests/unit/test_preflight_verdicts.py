@@ -221,7 +221,8 @@ REDIS: dict[str, tuple[RedisAnswer, list[tuple[str, str]]]] = {
             (
                 "failure",
                 "Redis: mail1 gets no answer from redis.example:6379 within 5 s, as where a firewall drops the port:"
-                " correct worker_redis_url's host and port, or let this host through Redis's firewall.",
+                " correct worker_redis_url's host and port, or let this host through Redis's firewall (a broker of"
+                " yours does by site.yml; behind --limit, name brokers, too).",
             )
         ],
     ),

@@ -176,7 +176,10 @@ def _redis_trouble(host: str, url: RedisUrl, answer: RedisAnswer, seconds: float
     way_out = {
         "no resolver": "correct the host's resolver (/etc/resolv.conf)",
         "certificate": TRUST_IT,
-        "timeout": "correct worker_redis_url's host and port, or let this host through Redis's firewall",
+        "timeout": (
+            "correct worker_redis_url's host and port, or let this host through Redis's firewall (a broker of yours"
+            " does by site.yml; behind --limit, name brokers, too)"
+        ),
         "wrong tls": f"begin worker_redis_url with {'redis' if url.tls else 'rediss'}://",
         "auth": "correct them in worker_redis_url",
         "no password": "put it into worker_redis_url",
