@@ -33,7 +33,7 @@ packages_of() {
     python) echo git openssh-client ca-certificates python3 python3-venv ;;
     lint) echo shellcheck nftables kmod ;;
     containers)
-      echo podman podman-compose runc netavark iptables aardvark-dns mmdebstrap debian-archive-keyring zstd iproute2
+      echo podman podman-compose runc netavark iptables aardvark-dns mmdebstrap debian-archive-keyring zstd iproute2 prometheus
       # Many have a newer Node from elsewhere, with npm in it; Debian's would come beside it.
       command -v node >/dev/null || echo nodejs
       command -v npm >/dev/null || echo npm

@@ -1,11 +1,15 @@
 """`mail-worker` whose minutes are seconds, and that finds what a host tells of itself where a test has put it."""
 
+import ctypes
 import os
+import socket
 import sys
 from pathlib import Path
 
 from worker.cli import main
 from worker.watching import alerts, host, points, troubles, watcher
+
+CLONE_NEWUTS = 0x04000000
 
 points.MINUTE_SECONDS = 1
 setattr(watcher, "MINUTE_SECONDS", 1)  # noqa: B010
@@ -19,5 +23,12 @@ if "HOST_DIRECTORY" in os.environ:
     host.FAILED_UNITS = directory / "failed"
     host._CHRONY = directory / "chronyc"
     host._TIMESYNC = directory / "timesync"
+
+if "HOST_NAME" in os.environ:
+    # Within a UTS namespace of its own.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWUTS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    socket.sethostname(os.environ["HOST_NAME"])
 
 sys.exit(main())

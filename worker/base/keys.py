@@ -28,6 +28,8 @@ HELD_MESSAGES = "mail:uncertain:msgs"
 COMMANDS = "mail:commands"
 #: HASH result → number of mails, since the fleet's first day (lua/record.lua).
 TOTALS = "mail:totals"
+#: HASH of how long mails wait and take, since the fleet's first day (worker/base/durations.py).
+DURATIONS = "mail:durations"
 #: HASH host → what it tells about itself once a minute; and HASH host → what is wrong with it (lua/watch.lua).
 HOSTS = "mail:hosts"
 HOST_TROUBLES = "mail:hosts:troubles"

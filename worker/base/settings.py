@@ -96,6 +96,10 @@ class Settings:
     #: Whether JSON has recipients' addresses as they are.
     log_addresses: Literal["hashed", "plain"]
     alerts: AlertSettings
+    #: Where metrics are offered, on loopback; 0: nowhere.
+    metrics_port: int
+    #: Where they are written once a minute; empty: nowhere.
+    metrics_file: str
     campaigns_table: str
     campaign_id_column: str
     campaign_status_column: str
@@ -238,6 +242,8 @@ def _read(reader: "Values") -> Settings:
         log_format=reader.choice("LOG_FORMAT", "text", get_args(Literal["text", "json"])),
         log_addresses=reader.choice("LOG_ADDRESSES", "hashed", get_args(Literal["hashed", "plain"])),
         alerts=_alerts(reader),
+        metrics_port=reader.integer("METRICS_PORT", default=0, low=0, high=65535),
+        metrics_file=reader.metrics_file("METRICS_FILE"),
         campaigns_table=reader.identifier("SUPABASE_CAMPAIGNS_TABLE", "campaigns"),
         campaign_id_column=reader.identifier("SUPABASE_CAMPAIGN_ID_COLUMN", "id"),
         campaign_status_column=reader.identifier("SUPABASE_CAMPAIGN_STATUS_COLUMN", "status"),

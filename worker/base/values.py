@@ -249,6 +249,17 @@ class Values:
             self._mistake(f"{name} is {value!r}, but must look like 22:00-07:00 Europe/Berlin", name)
             return None
 
+    def metrics_file(self, name: str) -> str:
+        """A path at which node_exporter's textfile collector finds it; empty without one."""
+        value = self.text(name, default="")
+        if value and not re.fullmatch(r"/.*\.prom", value):
+            self._mistake(
+                f"{name} is {value!r}, but must be a full path that ends with .prom, like"
+                " /var/log/mail-worker/metrics.prom",
+                name,
+            )
+        return value
+
     def _present(self, *names: str) -> str | None:
         return next((name for name in names if self._values.get(name, "").strip()), None)
 

@@ -9,6 +9,7 @@
 -- KEYS[18]  mail:bullmq:PREFIX:QUEUE     what our keys about it begin with
 -- KEYS[19]  mail:uncertain               HASH mail -> [ms, why, held | resent | given up]
 -- KEYS[20]  dramatiq:__heartbeats__      ZSET of plain Dramatiq's processes by the ms of their own clocks
+-- KEYS[21]  mail:durations               HASH of how long mails wait and take (see durations.lua)
 -- ARGV[1]   process   ARGV[2]  its name   ARGV[3]  its line for mail:processes
 -- ARGV[4]   ms of silence after which a process is dead; empty: this one can't judge that yet
 -- ARGV[5]   1 if the process has nothing to do
@@ -16,6 +17,7 @@
 -- ARGV[8]   ms for which the process listens for jobs if nobody else does   ARGV[9]  seconds that a ledger is kept
 -- ARGV[10]  what NOW_MS was at its last beat, or empty   ARGV[11]  ms since then, by the process's own clock
 -- ARGV[12]  ms by which its next beat comes later if it rests   ARGV[13]  commands run in scripts since the last beat
+-- ARGV[14…] fields of mail:durations, and what is to be added to each, in turn
 --
 -- Returns {ids that wait unsorted, ms until the next delayed message is due or '', dead processes that held messages,
 -- 1 if the process is to listen for jobs, NOW_MS, 1 if the time went on evenly since the last beat, 1 if it may rest}.
@@ -35,6 +37,9 @@ end
 redis.call('HSET', KEYS[12], ARGV[2], ARGV[3])
 redis.call('HINCRBY', KEYS[15], ARGV[7], ARGV[6])
 redis.call('HINCRBY', KEYS[15], ARGV[7] .. ':inside', ARGV[13])
+for i = 14, #ARGV, 2 do
+  redis.call('HINCRBY', KEYS[21], ARGV[i], ARGV[i + 1])
+end
 local next_due = promote()
 
 local function give_back(list, ids, messages, target)

@@ -12,6 +12,7 @@ import redis
 
 from worker.base import keys
 from worker.base.coalesce import Coalescer
+from worker.base.durations import Durations
 from worker.base.fence import Fence
 from worker.base.redis_client import REQUEST_BYTES, CountingRedis, script
 from worker.ledger.ledger import LEDGER_SECONDS
@@ -87,6 +88,7 @@ class MessageQueue:
         *,
         fence: Fence | None = None,
         listening_seconds: float = 60.0,
+        durations: Durations | None = None,
     ) -> None:
         """
         Args:
@@ -96,11 +98,13 @@ class MessageQueue:
             bullmq: BullMQ's queue, `PREFIX:QUEUE`; empty without one.
             fence: shared with the process's ledger.
             listening_seconds: after so long without a beat another process listens for BullMQ's jobs.
+            durations: what this process counts, told with each beat.
         """
         self._waiting_client = waiting_client
         self._process = process
         self._name = name
         self._fence = fence or Fence(client, process)
+        self._durations = durations or Durations()
         self._last_beat: tuple[int, float] | None = None
         self._listening_ms = int(listening_seconds * 1000)
         self._job_keys = keys.bullmq_keys(bullmq)
@@ -116,6 +120,7 @@ class MessageQueue:
             *self._job_keys,
             keys.UNCERTAIN,
             keys.PLAIN_HEARTBEATS,
+            keys.DURATIONS,
         ]
         self._fetch = client.register_script(
             script("clock", "ids", "lanes", "bullmq", "suspects", "bullmq_take", "rest", "fetch")
@@ -124,6 +129,7 @@ class MessageQueue:
             script("clock", "ids", "lanes", "states", "bullmq", "suspects", "bullmq_take", "rest", "beat")
         )
         self._settle = client.register_script(script("clock", "ids", "lanes", "states", "settle"))
+        self._tell_durations = client.register_script(script("durations"))
         self._rehearse = client.register_script(script("suspects", "rehearse"))
         self._sort = client.register_script(script("clock", "ids", "lanes", "sort"))
         self._client = client
@@ -200,6 +206,7 @@ class MessageQueue:
         commands, inside = self._client.commands + self._waiting_client.commands, self._client.commands_inside
         began = time.monotonic()
         last_ms, last_at = self._last_beat or ("", began)
+        durations = self._durations.untold()
         unsorted, due_ms, dead, listens, now_ms, steady, rests = await self._beat(
             keys=self._beat_keys,
             args=[
@@ -216,8 +223,10 @@ class MessageQueue:
                 int((began - last_at) * 1000),
                 rest_ms,
                 inside - self._reported_inside,
+                *_in_turn(durations),
             ],
         )
+        self._durations.told(durations)
         self._last_beat = (now_ms, began)
         self._reported_commands, self._reported_inside = commands, inside
         return Beat(unsorted, _seconds(due_ms), dead, listens == 1, steady == 1, rests == 1)
@@ -236,6 +245,9 @@ class MessageQueue:
     async def leave(self) -> None:
         """Gives back what is left, and takes this process off the list of the living."""
         await self._settlements.flush()
+        if durations := self._durations.untold():
+            await self._tell_durations(keys=[keys.DURATIONS], args=_in_turn(durations))
+            self._durations.told(durations)
         await self.give_back_all_but(set())
         await self._client.zrem(keys.ALIVE, self._process)
         await self._client.hdel(keys.FENCES, self._process)
@@ -249,6 +261,10 @@ class MessageQueue:
             keys=[*keys.QUEUE_KEYS, self._fetched, keys.HELD_MESSAGES, keys.WOKEN, keys.UNCERTAIN], args=args
         )
         return [None] * len(settlements)
+
+
+def _in_turn(numbers: dict[str, int]) -> list[str | int]:
+    return [value for pair in numbers.items() for value in pair]
 
 
 def _seconds(milliseconds: int | bytes) -> float | None:

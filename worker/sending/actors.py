@@ -49,7 +49,8 @@ def declare_actors(broker: MailBroker, check: Checker, deliver: Deliver, fail: F
             if isinstance(job, Parked):
                 raise Park(job.campaign_id)
             attempts, slow_downs, losses = (_count(options, name) for name in ("attempts", "slow_downs", "losses"))
-            disposition = await deliver(job, Queued(message.message_id, attempts, slow_downs, losses))
+            queued = Queued(message.message_id, attempts, slow_downs, losses, queued_at_ms=message.message_timestamp)
+            disposition = await deliver(job, queued)
         except InvalidJob as error:
             await _refuse(raw, message.message_id, f"invalid job: {error}", fail)
             return None

@@ -117,6 +117,7 @@ class BullJobs:
             max_attempts=options.attempts,
             # Without attempts, an app's backoff never comes to anything in BullMQ.
             delay_ms=options.delay_ms if options.attempts else retry_delay_ms,
+            queued_at_ms=int(bull_job.timestamp) if bull_job.timestamp.isdecimal() else 0,
         )
         return _settlement(bull_job, entry, await self._delivery.deliver(job, queued))
 

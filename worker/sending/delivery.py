@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import redis
 
+from worker.base.durations import Durations
 from worker.errors import AccountRefused, NoConnectionYet, TransportUnavailable
 from worker.ledger.ledger import Entry, GivenUp, Ledger, QueuedJob, SentElsewhere, Verdict
 from worker.mail.jobs import Job
@@ -118,6 +120,8 @@ class Queued:
     job: QueuedJob | None = None
     max_attempts: int | None = None
     delay_ms: Callable[[int], int] = retry_delay_ms
+    #: When it was queued, in ms since 1970 by its app's clock; 0 where nobody knows.
+    queued_at_ms: int = 0
 
 
 class Campaigns(Protocol):
@@ -149,7 +153,8 @@ class _Hindrance:
 
 
 class Delivery:
-    """Delivers jobs by one transport and account. Its waits end early once the process is stopping. `sent` counts."""
+    """Delivers jobs by one transport and account. Its waits end early once the process is stopping. `sent` and
+    `durations` count."""
 
     def __init__(
         self,
@@ -171,6 +176,7 @@ class Delivery:
         self._accepted_at = -OTHERS_SECONDS
         self._hindered: dict[str, _Hindrance] = {}
         self.sent = 0
+        self.durations = Durations()
         self._claimants = (f"{process}:{number}" for number in itertools.count())
 
     async def deliver(self, job: Job, queued: Queued) -> Disposition:
@@ -330,6 +336,9 @@ class Delivery:
         match outcome:
             case Sent(reply=reply):
                 self._accepted_at = asyncio.get_running_loop().time()
+                self.durations.see("sending", self._accepted_at - attempt.claimed_at)
+                if queued.queued_at_ms:
+                    self.durations.see("waiting", time.time() - queued.queued_at_ms / 1000)
                 await attempt.record(outcome)
                 self.sent += 1
                 logger.info(
@@ -448,6 +457,8 @@ class _Attempt:
         self.entry = entry
         self.verdict: Verdict | None = None
         self.wait_ms = 0
+        #: On the loop's clock.
+        self.claimed_at = 0.0
         self._asked = False
         self._claimant = claimant
         self._ledger = ledger
@@ -458,6 +469,7 @@ class _Attempt:
             return True  # A second connection for the same try.
         self._asked = True
         self.verdict, self.wait_ms = await self._ledger.claim(self.entry, self._claimant)
+        self.claimed_at = asyncio.get_running_loop().time()
         if self.verdict is Verdict.UNCERTAIN:
             logger.warning("a mail of %s may have been accepted before; it's sent again", self.entry.name)
         return self.claimed

@@ -117,6 +117,7 @@ async def _run(settings: Settings) -> None:
             settings.bullmq,
             fence=fence,
             listening_seconds=2 * rhythm.dead_after_seconds,
+            durations=delivery.durations,
         ),
         gate,
         concurrency=settings.concurrency,

@@ -9,7 +9,7 @@ import threading
 import time
 import xmlrpc.client
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -19,12 +19,16 @@ from worker.base.settings import Settings
 from worker.base.values import jwt_claims
 from worker.queue.processes import Process, running_version, this_month
 from worker.watching.alerts import Alert, Known, event, plan, untold
-from worker.watching.host import failed_units, look_at_host
+from worker.watching.host import Host, failed_units, look_at_host
 from worker.watching.points import KEPT_POINTS, MINUTE_SECONDS, Point
 from worker.watching.programs import REMEMBERED_SECONDS, Program, Restarts, look_at_programs
+from worker.watching.seen import Fleet, Seen
 from worker.watching.status import read_status
 from worker.watching.telling import ping, tell
 from worker.watching.troubles import FLAPPING_SECONDS, Trouble, fleet_troubles, host_troubles
+
+if TYPE_CHECKING:
+    from worker.watching.metrics import Metrics
 
 #: A host that watches and falls silent is followed by another one after so long.
 WATCH_SECONDS = 150
@@ -49,6 +53,7 @@ class Watcher:
         self._watched = client.register_script(script("watched"))
         self._restarts = Restarts()
         self._reported = self._reported_inside = 0
+        self._metrics = _metrics(settings)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watcher")
 
@@ -59,6 +64,8 @@ class Watcher:
         """Ends it, takes the process off the list, and lets another host watch."""
         self._stopping.set()
         self._thread.join(timeout=5)
+        if self._metrics is not None:
+            self._metrics.stop()
         with contextlib.suppress(redis.RedisError):  # It falls silent anyway, and readers leave it out.
             self._client.hdel(keys.PROCESSES, self._name)
 
@@ -81,14 +88,27 @@ class Watcher:
         self._restarts.see(programs, now)
         restarts = sum(self._restarts.within(REMEMBERED_SECONDS, now).values())
         seen = look_at_host(host, running_version(), now, programs, restarts)
-        troubles = host_troubles(
-            seen,
-            programs,
-            self._restarts.within(FLAPPING_SECONDS, now),
-            failed_units(),
-            dict(self._ends()),
-            self._settings.alerts,
+        troubles = list(
+            host_troubles(
+                seen,
+                programs,
+                self._restarts.within(FLAPPING_SECONDS, now),
+                failed_units(),
+                dict(self._ends()),
+                self._settings.alerts,
+            )
         )
+        fleet, redis_answers = None, True
+        try:
+            fleet = self._tell_and_look(seen, troubles, now)
+        except redis.RedisError:
+            redis_answers = False
+            raise
+        finally:
+            if self._metrics is not None:
+                self._metrics.show(Seen(seen, len(troubles), redis_answers, fleet))
+
+    def _tell_and_look(self, seen: Host, troubles: list[Trouble], now: float) -> Fleet | None:
         commands, inside = self._client.commands, self._client.commands_inside
         found = self._watch(
             keys=[
@@ -100,6 +120,7 @@ class Watcher:
                 keys.POINTS,
                 keys.EVENTS,
                 keys.TROUBLES,
+                keys.DURATIONS,
             ],
             args=[
                 self._name,
@@ -107,7 +128,7 @@ class Watcher:
                 this_month(),
                 commands - self._reported,
                 inside - self._reported_inside,
-                host,
+                seen.name,
                 seen.as_json(),
                 json.dumps([trouble.as_list() for trouble in troubles]),
                 WATCH_SECONDS * 1000,
@@ -116,11 +137,10 @@ class Watcher:
             ],
         )
         self._reported, self._reported_inside = commands, inside
-        if found is not None:
-            self._look_at_fleet(found, now)
+        return None if found is None else self._look_at_fleet(found, now)
 
-    def _look_at_fleet(self, found: list[Any], now: float) -> None:
-        lines, events, hosts, known_lines = found
+    def _look_at_fleet(self, found: list[Any], now: float) -> Fleet:
+        lines, events, hosts, known_lines, durations = found
         settings = self._settings
         points = [Point.read(line) for line in lines]
         known = dict(_known(known_lines))
@@ -152,6 +172,7 @@ class Watcher:
         )
         if problem := ping(settings.alerts):
             logger.error("%s", problem)
+        return Fleet(status, {name.decode(errors="replace"): int(number) for name, number in _pairs(durations)})
 
     def _tell(self, alerts: list[Alert]) -> bool:
         for alert in alerts:
@@ -176,6 +197,15 @@ class Watcher:
             yield "SUPABASE_SECRET_KEY", at
         if ends_at := _certificate_ends_at(self._client):
             yield "Redis's certificate", ends_at
+
+
+def _metrics(settings: Settings) -> "Metrics | None":
+    if not (settings.metrics_port or settings.metrics_file):
+        return None
+    # Whoever wants none doesn't pay their 2 MB.
+    from worker.watching.metrics import Metrics
+
+    return Metrics(settings.metrics_port, settings.metrics_file)
 
 
 def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
