@@ -57,9 +57,11 @@ class Campaign:
             with cursor.copy("COPY campaign_subscribers (campaign_id, subscriber_id) FROM STDIN") as copy:
                 for subscriber_id in self.subscriber_ids:
                     copy.write_row((self.id, subscriber_id))
-            with cursor.copy("COPY subscribers (id, email) FROM STDIN") as copy:
-                for number, subscriber_id in enumerate(self.subscriber_ids):
-                    copy.write_row((subscriber_id, self.address(number)))
+            cursor.execute(
+                "INSERT INTO subscribers (id, email)"
+                " SELECT * FROM unnest(%s::uuid[], %s::text[]) ON CONFLICT DO NOTHING",
+                (list(self.subscriber_ids), [self.address(number) for number in range(len(self.subscriber_ids))]),
+            )
 
     def set_sending(self, database_url: str) -> None:
         """What the web app does once all is queued, whatever the status has become by then."""

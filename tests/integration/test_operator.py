@@ -111,7 +111,7 @@ def test_too_many_failures_pause_a_campaign(
     assert re.search(rf"campaign   {campaign.id}: .*; paused: 2\d of 2\d mails failed", status)
     assert 20 <= tally(services, campaign).failed < 80
     programs.run("resume", campaign.id)
-    wait_until(lambda: programs.run("status")[1].count("paused") == 1)
+    wait_until(lambda: programs.run("status")[1].count("waiting; paused") == 1)
 
 
 def test_held_mails_are_resolved_by_an_operator(

@@ -38,7 +38,7 @@ def test_another_system_is_refused_in_one_sentence(release: str, shown: str, tmp
 def test_an_unknown_group_is_refused() -> None:
     done = subprocess.run([BOOTSTRAP, "everything"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "there is no group 'everything': use python, lint or containers." in done.stderr
+    assert "there is no group 'everything': use python, lint, containers or browser." in done.stderr
 
 
 @pytest.mark.parametrize(
