@@ -21,7 +21,7 @@ from worker.watching.host import Host
 from worker.watching.seen import Fleet, Seen
 from worker.watching.status import AccountStatus, Status
 
-RESULTS = ("accepted", "failed", "given_up", "uncertain", "refused")
+RESULTS = ("accepted", "failed", "given_up", "uncertain")
 #: For node_exporter's user, in the log directory's group.
 _FILE_MODE = 0o640
 _MB = 1_000_000

@@ -89,7 +89,7 @@ class Status:
     #: As each host described itself last, by name.
     hosts: list[Host]
     number_of_hosts: int
-    #: Results of mails since the fleet's first day: accepted, failed, given_up, uncertain, refused (for now).
+    #: Results of mails since the fleet's first day: accepted, failed, given_up, uncertain.
     totals: dict[str, int]
     #: None where Redis doesn't tell.
     memory: RedisMemory | None
