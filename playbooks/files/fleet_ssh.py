@@ -56,30 +56,54 @@ def inventory(limit: str, further: list[str]) -> dict[str, Any]:
     return found
 
 
-def read_hosts(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """The workers, each with the command that logs in there."""
+def read_hosts(found: dict[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
+    """The workers, each with the commands that may log in there."""
     variables = found.get("_meta", {}).get("hostvars", {})
     for name in _members(found, GROUP):
-        yield name, login(name, variables.get(name, {}))
+        yield name, logins(name, variables.get(name, {}))
 
 
-def login(name: str, variables: dict[str, Any]) -> list[str]:
-    """How ssh gets to a host."""
+def logins(name: str, variables: dict[str, Any]) -> list[list[str]]:
+    """How ssh may get to a host, the likeliest way first: after the first run the inventory's user may still be root,
+    whose login is closed, and sshd may have moved, as roles/access has it."""
+    user = str(variables.get("ansible_user", ""))
+    port = str(variables.get("ansible_port", ""))
+    admin = str(variables.get("access_admin_user", "")) or (user if user not in ("", "root") else "mailadmin")
+    moved = str(variables.get("access_ssh_port", "") or "")
+    ways = [(admin, moved)] if moved not in ("", "0", port) else []
+    ways += [(admin, port), (user, port)]
+    return [_login(name, variables, user, port) for user, port in dict.fromkeys(ways)]
+
+
+def _login(name: str, variables: dict[str, Any], user: str, port: str) -> list[str]:
     command = ["ssh", *shlex.split(variables.get("ansible_ssh_common_args", ""))]
     command += shlex.split(variables.get("ansible_ssh_extra_args", ""))
-    for option, variable in (
-        ("-p", "ansible_port"),
-        ("-i", "ansible_ssh_private_key_file"),
-        ("-l", "ansible_user"),
-    ):
-        if variable in variables:
-            command += [option, os.path.expanduser(str(variables[variable]))]  # noqa: PTH111  # a user isn't a path
+    key = os.path.expanduser(str(variables.get("ansible_ssh_private_key_file", "")))  # noqa: PTH111  # may be empty
+    for option, value in (("-p", port), ("-i", key), ("-l", user)):
+        if value:
+            command += [option, value]
     return [*command, str(variables.get("ansible_host", name))]
 
 
-def dashboard(host: tuple[str, list[str]], port: int) -> int:
+def reach(name: str, ways: list[list[str]]) -> list[str] | None:
+    """The first of them that gets in; None with ssh's words shown if none does."""
+    said = ""
+    for command in ways:
+        probe = [command[0], "-o", "BatchMode=yes", *command[1:], "true"]
+        done = subprocess.run(probe, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode == 0:
+            return command
+        said = (done.stderr.strip().splitlines() or ["ssh says nothing"])[-1]
+    print(f"{name} can't be reached: {said}", file=sys.stderr)
+    return None
+
+
+def dashboard(host: tuple[str, list[list[str]]], port: int) -> int:
     """Opens a tunnel to the page on a host, until Ctrl-C."""
-    name, command = host
+    name, ways = host
+    command = reach(name, ways)
+    if command is None:
+        return 1
     print(f"http://127.0.0.1:{port}/ shows the fleet, as {name} sees it, until Ctrl-C", flush=True)
     tunnel = ["-t", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{port}:127.0.0.1:{PORT}"]
     remote = f"sudo mail-worker dashboard --port {PORT}"
@@ -88,13 +112,11 @@ def dashboard(host: tuple[str, list[str]], port: int) -> int:
     ).returncode
 
 
-def logs(hosts: list[tuple[str, list[str]]], words: list[str]) -> int:
+def logs(hosts: list[tuple[str, list[list[str]]]], words: list[str]) -> int:
     """Shows the hosts' logs side by side, each line with its host."""
     width = max(len(name) for name, _ in hosts)
     codes: list[int] = []
-    threads = [
-        threading.Thread(target=_show, args=(name.ljust(width), command, words, codes)) for name, command in hosts
-    ]
+    threads = [threading.Thread(target=_show, args=(name.ljust(width), ways, words, codes)) for name, ways in hosts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -102,7 +124,11 @@ def logs(hosts: list[tuple[str, list[str]]], words: list[str]) -> int:
     return max(codes)
 
 
-def _show(name: str, command: list[str], words: list[str], codes: list[int]) -> None:
+def _show(name: str, ways: list[list[str]], words: list[str], codes: list[int]) -> None:
+    command = reach(name.strip(), ways)
+    if command is None:
+        codes.append(1)
+        return
     remote = shlex.join(["sudo", "mail-worker", "logs", *words])
     with subprocess.Popen([*command, remote], stdout=subprocess.PIPE, text=True, errors="replace") as process:
         for line in process.stdout or ():

@@ -31,12 +31,24 @@ def test_each_host_is_reached_as_the_inventory_says() -> None:
             }
         },
     }
+    key = str(Path("~/.ssh/mail key").expanduser())
+    jump = ["ssh", "-o", "ProxyJump=gate@203.0.113.1"]
     assert list(fleet_ssh().read_hosts(found)) == [
-        ("mail1", ["ssh", "-p", "2222", "-l", "mailadmin", "203.0.113.10"]),
-        (
-            "mail2",
-            ["ssh", "-o", "ProxyJump=gate@203.0.113.1", "-i", str(Path("~/.ssh/mail key").expanduser()), "mail2"],
-        ),
+        ("mail1", [["ssh", "-p", "2222", "-l", "mailadmin", "203.0.113.10"]]),
+        ("mail2", [[*jump, "-i", key, "-l", "mailadmin", "mail2"], [*jump, "-i", key, "mail2"]]),
+    ]
+
+
+def test_root_may_be_closed_and_sshd_have_moved_since_the_inventory_was_written() -> None:
+    variables = {"ansible_user": "root", "ansible_port": 22, "access_ssh_port": 2022, "access_admin_user": "ann"}
+    assert fleet_ssh().logins("mail1", variables) == [
+        ["ssh", "-p", "2022", "-l", "ann", "mail1"],
+        ["ssh", "-p", "22", "-l", "ann", "mail1"],
+        ["ssh", "-p", "22", "-l", "root", "mail1"],
+    ]
+    assert fleet_ssh().logins("mail1", {"ansible_user": "root"}) == [
+        ["ssh", "-l", "mailadmin", "mail1"],
+        ["ssh", "-l", "root", "mail1"],
     ]
 
 
