@@ -1,6 +1,6 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
-.PHONY: dashboard logs alert-test lane-services lane-hosts lane-fleet help setup image demo demo-page demo-shell demo-inbox demo-down test test-long lint unit integration hosts e2e molecule test-down lock deploy rollback drain resume status verify retire secure
+.PHONY: dashboard logs alert-test lane-services lane-hosts lane-fleet help setup image demo demo-page demo-shell demo-inbox demo-down test test-long lint unit integration hosts first-contact watching e2e molecule test-down lock deploy rollback drain resume status verify retire secure
 
 PYTHON := .venv/bin/python
 # Molecule and ansible-lint look for Ansible there, and a user's PATH lacks iptables.
@@ -100,14 +100,25 @@ lane-hosts:
 
 lane-fleet:
 	@$(MAKE) --no-print-directory molecule
+	@$(MAKE) --no-print-directory watching
+	@$(MAKE) --no-print-directory first-contact
 
 integration:
 	$(SUDO) $(PYTHON) -m testbed up test --services
-	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider -m "not hosts" tests/integration
+	$(SUDO) $(PYTHON) -m pytest -p no:cacheprovider -m "not hosts and not watching" tests/integration
 
 hosts:
 	$(SUDO) $(PYTHON) -m testbed up hosts --services --vps 2
-	$(SUDO) env TESTBED_INSTANCE=hosts $(PYTHON) -m pytest -p no:cacheprovider -m hosts tests/integration
+	$(SUDO) env TESTBED_INSTANCE=hosts $(PYTHON) -m pytest -p no:cacheprovider -m hosts --ignore=tests/integration/test_first_contact.py tests/integration
+
+# What a host goes through at its first run takes minutes of its own.
+first-contact:
+	$(SUDO) $(PYTHON) -m testbed up contact --services --vps 2
+	$(SUDO) env TESTBED_INSTANCE=contact $(PYTHON) -m pytest -p no:cacheprovider tests/integration/test_first_contact.py
+
+watching:
+	$(SUDO) $(PYTHON) -m testbed up watching --services
+	$(SUDO) env TESTBED_INSTANCE=watching $(PYTHON) -m pytest -p no:cacheprovider -m watching tests/integration
 
 e2e:
 	$(SUDO) $(PYTHON) -m testbed up chaos --services
@@ -117,7 +128,7 @@ molecule:
 	@for name in $(SCENARIOS); do $(SUDO) env CLOUD_IMAGE=$(CLOUD_IMAGE) molecule test --scenario-name $$name || exit; done
 
 test-down: ## Remove everything that the tests started
-	@for name in test hosts chaos bench molecule hardening deploy cluster collection redis upgrade cloud; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
+	@for name in test hosts contact watching chaos bench molecule hardening deploy cluster collection redis upgrade cloud; do $(SUDO) $(PYTHON) -m testbed down $$name || exit; done
 
 lock: ## Write uv.lock and the hosts' hash-locked lists anew after a change in pyproject.toml
 	@testbed/lock.sh

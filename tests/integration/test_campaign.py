@@ -45,6 +45,7 @@ def test_every_recipient_is_accounted_for_and_the_campaign_is_closed_once(
         keys.AWAKE,
         keys.LEDGERS,
         keys.TOTALS,
+        keys.DURATIONS,
         keys.HOSTS,
         keys.HOST_TROUBLES,
         keys.WATCHER,

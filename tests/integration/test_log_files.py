@@ -7,6 +7,8 @@ import pytest
 
 from tests.integration.programs import Programs, wait_until
 
+#: They run beside the others, with services of their own (make watching).
+pytestmark = pytest.mark.watching
 FIRST = '{"time": "2026-11-28T05:00:00.000Z", "level": "INFO", "message": "sent <1@x>: 250 ok", "campaign": "c-1"}'
 SECOND = '{"time": "2026-11-28T05:00:01.000Z", "level": "WARNING", "message": "failed <2@x>: 550 no"}'
 TEXT = "2026-11-28 05:00:02,123 INFO    Stopped."

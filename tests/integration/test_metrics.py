@@ -7,6 +7,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
+import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,6 +16,8 @@ from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
 
+#: They run beside the others, with services of their own (make watching).
+pytestmark = pytest.mark.watching
 QUICK = "tests.integration.quick_watcher"
 ROOT = Path(__file__).parents[2]
 

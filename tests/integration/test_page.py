@@ -23,11 +23,14 @@ from tests.integration.test_status import watched
 from worker.base import keys
 from worker.watching.points import Point
 
+#: They run beside the others, with services of their own (make watching).
+pytestmark = pytest.mark.watching
 ROOT = Path(__file__).parents[2]
 HOSTILE = '<img src=x onerror="document.title=1">'
 
 
-@pytest.fixture(scope="session")
+# Its event loop is the thread's own, and would be in the way of other modules' tests.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

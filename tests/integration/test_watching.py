@@ -26,6 +26,8 @@ from worker.queue.producer import enqueue
 from worker.watching.points import read_points
 from worker.watching.troubles import KINDS
 
+#: They run beside the others, with services of their own (make watching).
+pytestmark = pytest.mark.watching
 QUICK = "tests.integration.quick_watcher"
 SECRET = "signs-what-goes-out"
 ROOT = Path(__file__).parents[2]

@@ -18,6 +18,8 @@ from tests.integration.programs import Programs, wait_until
 from worker.base import keys
 from worker.queue.producer import enqueue
 
+#: They run beside the others, with services of their own (make watching).
+pytestmark = pytest.mark.watching
 MAIL = {"subject": "s", "html": "<p>x</p>"}
 
 
