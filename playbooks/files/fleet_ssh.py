@@ -104,7 +104,11 @@ def dashboard(host: tuple[str, list[list[str]]], port: int) -> int:
     command = reach(name, ways)
     if command is None:
         return 1
-    print(f"http://127.0.0.1:{port}/ shows the fleet, as {name} sees it, until Ctrl-C", flush=True)
+    print(
+        f"http://127.0.0.1:{port}/ shows the fleet, as {name} sees it, until Ctrl-C; if the browser finds"
+        " nothing there, sshd opens no tunnels: docs/dashboard.md",
+        flush=True,
+    )
     tunnel = ["-t", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{port}:127.0.0.1:{PORT}"]
     remote = f"sudo mail-worker dashboard --port {PORT}"
     return subprocess.run(
