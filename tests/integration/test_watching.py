@@ -120,6 +120,7 @@ def test_a_refused_account_is_told_and_so_is_its_end(
     programs.start("run")
     programs.run("account", "resume")
     once(webhook, "account")
+    assert "Over: The mail provider refuses the account" in json.loads(webhook.posts[-1][1])["text"]
     headers, body = webhook.posts[0]
     at, digest = headers["X-Mail-Worker-Signature"].removeprefix("t=").split(",v1=")
     assert digest == hmac.new(SECRET.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()

@@ -66,6 +66,7 @@ class AlertSettings:
     campaign_done: bool = True
 
     @property
-    def has_way(self) -> bool:
-        """Whether anybody is told."""
-        return bool(self.webhook_url or (self.mail_to and self.smtp_url))
+    def ways(self) -> tuple[str, ...]:
+        """How people are told, for people; none without a setting."""
+        webhook = ("the webhook",) if self.webhook_url else ()
+        return (*webhook, f"mail to {self.mail_to}") if self.mail_to and self.smtp_url else webhook

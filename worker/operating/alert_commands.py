@@ -16,7 +16,7 @@ from worker.watching.troubles import KINDS
 def alert_test(settings: Settings, options: Namespace) -> int:
     """`mail-worker alert-test`: tells one of each kind, by each way."""
     alerts = settings.alerts
-    if not alerts.has_way:
+    if not alerts.ways:
         raise OperatorMistake(
             "Nobody is told: set worker_alert_webhook_url, or worker_alert_mail_to with worker_alert_smtp_url"
             " (docs/alerts.md)."
@@ -24,9 +24,8 @@ def alert_test(settings: Settings, options: Namespace) -> int:
     now = time.time()
     tests = [Alert(kind, kind, f"Test: {what}.", False, "happened", now) for kind, what in KINDS.items()]
     problems = tell(tests, alerts, settings.host_name)
-    ways = ["the webhook"] * bool(alerts.webhook_url) + [f"mail to {alerts.mail_to}"] * bool(alerts.mail_to)
     if not problems:
-        print(f"{len(tests)} test alerts went out together by {' and by '.join(ways)}")
+        print(f"{len(tests)} test alerts went out together by {' and by '.join(alerts.ways)}")
     if problem := ping(alerts):
         problems.append(problem)
     elif alerts.ping_url:

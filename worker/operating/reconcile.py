@@ -14,11 +14,9 @@ from worker.ledger.outbox import record_again
 from worker.ledger.uncertain import UncertainMails
 from worker.mail.shape import read_recipient
 from worker.queue.producer import enqueue, jobs_of
+from worker.queue.search import LOOK_AT_ONCE, LOOK_BYTES, next_at_once
 from worker.recording.database import Recipient
 
-LOOK_AT_ONCE = 500
-#: Of messages' bodies in one step, so that Redis serves others in between.
-LOOK_BYTES = 1_000_000
 FIRST_LOOK = 1
 #: Of BullMQ's jobs, in the order in which they go on.
 _STATES = ("delayed", "prioritized", "wait", "paused", "active")
@@ -131,9 +129,7 @@ class Reconciliation:
             found.update(_read(subscribers))
             if int(cursor) == 0:
                 return found
-            # How many messages are some of their bytes is known only from those that were seen.
-            fitting = at_once * LOOK_BYTES // max(looked_bytes, 1)
-            at_once = max(min(fitting, 2 * at_once, LOOK_AT_ONCE), 1)
+            at_once = next_at_once(at_once, looked_bytes)
 
     def _jobs_in(self, *states: str) -> set[str]:
         """BullMQ's jobs. What moves on while its state is read is found in the next one."""

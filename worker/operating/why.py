@@ -90,6 +90,7 @@ class Why:
     def __init__(self, client: "redis.Redis", settings: Settings) -> None:
         self._client = client
         self._settings = settings
+        self._template = finder(client)
         self._missing: list[str] = []
 
     def find(self, who: str, campaign_id: str) -> Answer:
@@ -106,9 +107,8 @@ class Why:
             key, is_theirs = self._read(found, names)
             if is_theirs and campaign_id in ("", key[0]):
                 wanted.setdefault(key, []).append(found)
-        for campaign in [campaign_id] if campaign_id else self._campaigns():
-            for subscriber in self._in_ledger(campaign, names):
-                wanted.setdefault((campaign, subscriber), [])
+        for key in self._in_ledgers([campaign_id] if campaign_id else self._campaigns(), names):
+            wanted.setdefault(key, [])
         if campaign_id and not wanted:
             wanted = {(campaign_id, name): [] for name in names[:1]}
         rows = self._rows(wanted)
@@ -135,7 +135,7 @@ class Why:
         if key is not None and key[1] in names:
             return key, True
         try:
-            job: Job = parse_job(found.job, self._settings.jobs.defaults, finder(self._client))
+            job: Job = parse_job(found.job, self._settings.jobs.defaults, self._template)
         except InvalidJob:
             return key or ("", found.identity), key is None
         lower = {name.lower() for name in names}
@@ -147,9 +147,15 @@ class Why:
         kept: Any = self._client.zrange(keys.LEDGERS, 0, -1)
         return sorted({member.decode() for member in [*members, *kept]})
 
-    def _in_ledger(self, campaign: str, names: Sequence[str]) -> list[str]:
-        states: Any = self._client.hmget(keys.ledger(campaign), list(names))
-        return [name for name, state in zip(names, states, strict=True) if state]
+    def _in_ledgers(self, campaigns: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        for start in range(0, len(campaigns), AT_ONCE):
+            page = campaigns[start : start + AT_ONCE]
+            with self._client.pipeline(transaction=False) as pipeline:
+                for campaign in page:
+                    pipeline.hmget(keys.ledger(campaign), list(names))
+                answers = pipeline.execute()
+            for campaign, states in zip(page, answers, strict=True):
+                yield from ((campaign, name) for name, state in zip(names, states, strict=True) if state)
 
     def _rows(self, wanted: dict[tuple[str, str], list[FoundJob]]) -> dict[tuple[str, str], dict[str, Any]]:
         def look(database: SupabaseDatabase) -> dict[tuple[str, str], dict[str, Any]]:

@@ -70,9 +70,14 @@ def _steps(look: Any, key: str, prefix: str, wanted: str) -> Iterator[tuple[byte
         if int(position) == 0:
             return
         if not prefix:
-            # How many messages are some of their bytes is known only from those that were seen.
-            fitting = at_once * LOOK_BYTES // max(looked_bytes, 1)
-            at_once = max(min(fitting, 2 * at_once, LOOK_AT_ONCE), 1)
+            at_once = next_at_once(at_once, looked_bytes)
+
+
+def next_at_once(at_once: int, looked_bytes: int) -> int:
+    """How many messages the next step looks at: how many are some of their bytes is known only from those that were
+    seen."""
+    fitting = at_once * LOOK_BYTES // max(looked_bytes, 1)
+    return max(min(fitting, 2 * at_once, LOOK_AT_ONCE), 1)
 
 
 def _message(client: "redis.Redis", identity: str, place: str, data: bytes) -> Iterator[FoundJob]:

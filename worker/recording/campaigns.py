@@ -16,7 +16,7 @@ from worker.errors import DatabaseRejected, DatabaseUnavailable
 from worker.ledger.ledger import LEDGER_SECONDS
 from worker.ledger.outbox import record_again
 from worker.ledger.uncertain import UncertainMails
-from worker.queue.events import KEPT_EVENTS, happened
+from worker.queue.events import add_event
 from worker.recording.database import Database
 from worker.recording.troubles import Troubles
 
@@ -245,11 +245,10 @@ class Campaigns:
         return {subscriber_id: state or b"" for subscriber_id, state in zip(subscriber_ids, states, strict=True)}
 
     def _close(self, campaign_id: str, sent: int, failed: int) -> None:
+        done = ""
         if self._database.complete_campaign(campaign_id):
             logger.info("campaign %s is complete: %d sent, %d failed or given up.", campaign_id, sent, failed)
             done = f"Campaign {campaign_id} is complete: {sent:,} sent, {failed:,} failed or given up."
-            self._client.lpush(keys.EVENTS, happened("done", done, time.time()))
-            self._client.ltrim(keys.EVENTS, 0, KEPT_EVENTS - 1)
         elif (status := self._database.status(campaign_id)) is None:
             raise _Missing(
                 "the table of campaigns has no row of it, as far as this key may see: check its id and"
@@ -263,5 +262,7 @@ class Campaigns:
             pipeline.expire(keys.ledger(campaign_id), LEDGER_SECONDS)
             pipeline.expire(keys.counts(campaign_id), LEDGER_SECONDS)
             self._keep(pipeline, campaign_id)
+            if done:
+                add_event(pipeline, "done", done)
             pipeline.execute()
         self._uncertain.forget_resent(LEDGER_KEPT_SECONDS)

@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
 from uuid import uuid4
 
 import redis
 import uvloop
 
-from worker.base import keys
 from worker.base.fence import Fence
 from worker.base.redis_client import CountingRedis, connect, connect_async, explain
 from worker.base.settings import Settings
@@ -21,7 +19,7 @@ from worker.queue.broker import MailBroker
 from worker.queue.bullmq import LISTEN_SECONDS, BullQueue, worker_client_name
 from worker.queue.bullmq_options import Keep
 from worker.queue.control import AsyncControl
-from worker.queue.events import KEPT_EVENTS, happened
+from worker.queue.events import add_event
 from worker.queue.gate import Gate
 from worker.queue.message_queue import WAIT_SECONDS, MessageQueue
 from worker.queue.processes import Process, forget, process_name, running_version
@@ -165,8 +163,9 @@ async def _tell_of(client: CountingRedis, name: str, used_mb: int) -> None:
         " again, lower worker_concurrency or take a bigger host (docs/scale.md)."
     )
     with contextlib.suppress(redis.RedisError):  # Its log says so, too.
-        await client.lpush(keys.EVENTS, happened("grown", sentence, time.time()))
-        await client.ltrim(keys.EVENTS, 0, KEPT_EVENTS - 1)
+        async with client.pipeline(transaction=True) as pipeline:
+            add_event(pipeline, "grown", sentence)
+            await pipeline.execute()
 
 
 async def _announce(stopping: asyncio.Event, settings: Settings) -> None:

@@ -28,7 +28,7 @@ _LOAD_SCALE = 65536.0
 @dataclass(frozen=True, slots=True)
 class Host:
     """Times are in seconds since 1970, memory and disk in MB; `disk` is the file system of the worker's logs. What
-    isn't known is None. `restarts` are those of the last hour that nobody ordered."""
+    isn't known is None. `restarts` are the programs' starts in the last hour, whoever ordered them."""
 
     name: str
     at: float
@@ -84,7 +84,7 @@ def look_at_host(name: str, version: str, now: float, programs: Sequence[Program
 
 
 def failed_units() -> list[str]:
-    """Units of systemd that failed when they ran last (docs/operate.md)."""
+    """Units of systemd that failed when they ran last (docs/alerts.md)."""
     return sorted(path.name for path in FAILED_UNITS.iterdir()) if FAILED_UNITS.is_dir() else []
 
 

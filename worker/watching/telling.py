@@ -117,7 +117,8 @@ def _subject(alerts: Sequence[Alert], fleet: str) -> str:
     first = alerts[0]
     more = f" (and {len(alerts) - 1} more)" if len(alerts) > 1 else ""
     # What is to be done comes behind the colon, and stands in the text.
-    return f"[{fleet}] {first.shown.split(': ', 2)[0 if first.state != 'over' else 1][:120]}{more}"
+    what = first.sentence.partition(": ")[0][:120]
+    return f"[{fleet}] {'Over: ' if first.state == 'over' else ''}{what}{more}"
 
 
 def _problem(error: Exception) -> str:

@@ -119,7 +119,7 @@ def host_troubles(
         yield Trouble(
             f"reboot:{name}",
             f"{name} needs a reboot for its security updates: ansible-playbook playbooks/site.yml -e harden_reboot=true"
-            f" --limit {name}, or wait for the night if hardening_reboot_time is set.",
+            f" --limit {name}; with hardening_updates_reboot it comes by itself at night.",
             urgent=False,
         )
     for unit in units:

@@ -61,7 +61,7 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it, takes the process off the list, and lets another host watch."""
+        """Ends it, and takes the process off the list. Another host watches after `WATCH_SECONDS`."""
         self._stopping.set()
         self._thread.join(timeout=5)
         if self._metrics is not None:
@@ -181,8 +181,7 @@ class Watcher:
         for problem in problems:
             logger.error("%s", problem)
         # Where there are two ways, and one works, somebody knows.
-        ways = bool(self._settings.alerts.webhook_url) + bool(self._settings.alerts.mail_to)
-        return len(problems) < max(ways, 1)
+        return len(problems) < max(len(self._settings.alerts.ways), 1)
 
     def _programs(self) -> list[Program]:
         try:
