@@ -25,6 +25,8 @@ PLAIN_SINK_PORT = 2526
 NODE = Path(__file__).parent / "node"
 #: `bullmq` is ours too, with the jobs in BullMQ's queue instead of Dramatiq's.
 PEERS = ("node", "plain", "ours", "bullmq")
+#: Another checkout of this project as a peer; its worker sends what this one's `enqueue` has queued.
+BASE = "base"
 #: What the scripts in node/ call it.
 BULLMQ_QUEUE = "mail"
 
@@ -54,6 +56,7 @@ class Bench:
     services: Services
     client: "redis.Redis"
     directory: Path
+    base: Path | None = None
     started: list[Measured] = field(default_factory=list)
 
     def environment(self, concurrency: int, **changes: str) -> dict[str, str]:
@@ -128,7 +131,11 @@ class Bench:
         commands = {"node": [(node, "ready")], "plain": [(plain, "ready")]}.get(peer)
         if commands is None:
             environment |= {"LOG_LEVEL": "INFO", **as_on_a_host(self.directory)}
-            commands = [(mail_worker("run"), "mails at once")] * workers + [(mail_worker("record"), "writes to")]
+            checkout = self.base if peer == BASE else None
+            commands = [
+                *[(mail_worker("run", checkout), "mails at once")] * workers,
+                (mail_worker("record", checkout), "writes to"),
+            ]
         processes = [
             start(command, environment, self.directory / f"{peer}-{number}.log")
             for number, (command, _) in enumerate(commands)
@@ -140,8 +147,9 @@ class Bench:
 
 
 @contextmanager
-def bench(instance: str = INSTANCE) -> Iterator[Bench]:
-    """Uses the services of an instance of the test bed; starts them if they aren't there."""
+def bench(instance: str = INSTANCE, *, base: Path | None = None) -> Iterator[Bench]:
+    """Uses the services of an instance of the test bed; starts them if they aren't there. `base` is the checkout of the
+    peer of that name."""
     subprocess.run(
         [sys.executable, "-m", "testbed", "up", instance, "--services"], check=True, stdout=subprocess.DEVNULL
     )
@@ -154,7 +162,9 @@ def bench(instance: str = INSTANCE) -> Iterator[Bench]:
         (directory / "ca.pem").write_text(ca + own[own.index("-----BEGIN CERTIFICATE") :], encoding="utf-8")
         client.flushall()
         keep_bytecode(directory)
-        setup = Bench(services, client, directory)
+        if base:
+            keep_bytecode(directory, base)
+        setup = Bench(services, client, directory, base)
         try:
             yield setup
         finally:

@@ -70,9 +70,10 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
     return Measured(process, log)
 
 
-def mail_worker(verb: str) -> list[str]:
-    """The command of this project."""
-    return [str(Path(sys.executable).parent / "mail-worker"), verb]
+def mail_worker(verb: str, checkout: Path | None = None) -> list[str]:
+    """The command of this project, or of another checkout of it (after its own `make setup`)."""
+    scripts = checkout / ".venv" / "bin" if checkout else Path(sys.executable).parent
+    return [str(scripts / "mail-worker"), verb]
 
 
 def as_on_a_host(directory: Path) -> dict[str, str]:
@@ -80,8 +81,9 @@ def as_on_a_host(directory: Path) -> dict[str, str]:
     return {"PYTHONOPTIMIZE": "2", "PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
 
 
-def keep_bytecode(directory: Path) -> None:
+def keep_bytecode(directory: Path, checkout: Path | None = None) -> None:
     """Writes the bytecode for `as_on_a_host`, as roles/worker does with a release."""
     environment = {**os.environ, **as_on_a_host(directory)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    subprocess.run([sys.executable, "-m", "worker.bytecode"], env=environment, check=True)
+    python = str(checkout / ".venv" / "bin" / "python") if checkout else sys.executable
+    subprocess.run([python, "-m", "worker.bytecode"], env=environment, cwd=checkout, check=True)

@@ -1,15 +1,16 @@
 """Mails a second, CPU and memory of one process, against the peers in the same run, and against what is possible.
 
 .venv/bin/python -m benchmarks.throughput [--mails 3000] [--concurrency 1,5,50,200] [--delay-ms 0,200]
-    [--peers node,plain,ours,bullmq] [--rounds 3] [--limit] [--one-body]
+    [--peers node,plain,ours,bullmq] [--rounds 3] [--limit] [--one-body] [--base CHECKOUT]
 """
 
 import argparse
 import itertools
 import statistics
 import time
+from pathlib import Path
 
-from benchmarks.bench import PEERS, Bench, bench, wait_until_sent
+from benchmarks.bench import BASE, PEERS, Bench, bench, wait_until_sent
 from benchmarks.limit import mails_per_second
 
 PATIENCE_SECONDS = 300.0
@@ -80,11 +81,12 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--limit", action="store_true", help="measure smtp-source too, which only sends")
     parser.add_argument("--one-body", action="store_true", help="as in the app's campaigns: all mails have one text")
+    parser.add_argument("--base", type=Path, help=f"another checkout of this project, set up: one more peer, {BASE}")
     options = parser.parse_args()
-    peers = options.peers.split(",")
+    peers = [*options.peers.split(","), *([BASE] if options.base else [])]
     print(f"up to {options.mails} mails of 10 kB, medians of {options.rounds} runs")
     print(COLUMNS, flush=True)
-    with bench() as setup:
+    with bench(base=options.base and options.base.absolute()) as setup:
         for delay_ms, concurrency in itertools.product(options.delay_ms, options.concurrency):
             ideal = concurrency / delay_ms * 1000 if delay_ms else None
             cell = measure(
@@ -108,12 +110,12 @@ def main() -> None:
                     f" {bullmq['cpu_per_1000'] / ours['cpu_per_1000']:.2f}× the CPU (the app's queue, Dramatiq's)",
                     flush=True,
                 )
-            if "ours" in cell and "node" in cell:
-                ours, node = cell["ours"], cell["node"]
+            for peer in {"node", BASE} & cell.keys() if "ours" in cell else ():
+                ours, other = cell["ours"], cell[peer]
                 print(
-                    f"ours / node: {ours['mails_per_second'] / node['mails_per_second']:.2f}× the mails a second,"
-                    f" {ours['cpu_per_1000'] / node['cpu_per_1000']:.2f}× the CPU,"
-                    f" {ours['worker_mb'] / node['worker_mb']:.2f}× the memory (worker process)",
+                    f"ours / {peer}: {ours['mails_per_second'] / other['mails_per_second']:.2f}× the mails a second,"
+                    f" {ours['cpu_per_1000'] / other['cpu_per_1000']:.2f}× the CPU,"
+                    f" {ours['worker_mb'] / other['worker_mb']:.2f}× the memory (worker process)",
                     flush=True,
                 )
 
