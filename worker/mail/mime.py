@@ -3,7 +3,6 @@
 files)."""
 
 import base64
-import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from urllib.parse import quote as percent_encode
 
 from worker.mail.attachments import Attachment, CalendarEvent
 from worker.mail.header_fields import text_value
+from worker.mail.quoted_printable import quoted_printable
 
 # Quoted-printable triples each non-ASCII byte, base64 adds a third to all: they break even at a sixth.
 _BASE64_FROM_SHARE = 6
@@ -90,7 +90,7 @@ def _text(subtype: str, content: str, parameters: str = "") -> bytes:
     if (len(raw) - len(content)) * _BASE64_FROM_SHARE > len(raw):
         encoding, encoded = "base64", base64.encodebytes(raw.replace(b"\n", b"\r\n"))
     else:
-        encoding, encoded = "quoted-printable", binascii.b2a_qp(raw, istext=True)
+        encoding, encoded = "quoted-printable", quoted_printable(raw)
     head = f"Content-Type: text/{subtype}; charset=utf-8{parameters}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
     return head.encode() + encoded.replace(b"\n", b"\r\n")
 
