@@ -75,6 +75,8 @@ def parse_addresses(value: object, field: str) -> tuple[Address, ...]:
             found.extend(_parse_list(line(one, field, longest=MAX_LIST_CHARACTERS), field))
         else:
             found.append(parse_address(one, field))
+    if len(found) == 1:
+        return (found[0],)
     addresses = tuple({address.email: address for address in reversed(found)}.values())[::-1]
     if len(addresses) > MAX_ADDRESSES:
         raise _too_many(field, len(addresses))
@@ -82,11 +84,12 @@ def parse_addresses(value: object, field: str) -> tuple[Address, ...]:
 
 
 def _parse_list(value: str, field: str) -> list[Address]:
-    if not re.search("[,;]", value) or len(value) <= _LONGEST_ENTRY:
+    is_one = "," not in value and ";" not in value
+    if is_one or len(value) <= _LONGEST_ENTRY:
         try:
             return [_parse_address(value, field)]
         except InvalidJob:
-            if not re.search("[,;]", value):
+            if is_one:
                 raise
     if value.count('"') > 4 * MAX_ADDRESSES:
         raise _not_a_list(value, field)
@@ -119,7 +122,7 @@ def _parse_address(value: str, field: str) -> Address:
     name = found["name"].strip()
     if quoted := _QUOTED.fullmatch(name):
         name = re.sub(r"\\(.)", r"\1", quoted[1])
-    elif re.search(r"[<>]", name) or ("@" in name and re.search("[,;]", name)):
+    elif "<" in name or ">" in name or ("@" in name and ("," in name or ";" in name)):
         raise _not_one(value, field)  # A list of several.
     return _address(name, found["email"].strip(), field, value)
 

@@ -110,13 +110,7 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
             f'subject is missing{where}, but a campaign\'s mail has one: for a mail without one, queue it as ""'
         )
     untold = untold_twins(shape, used, has_template=bool(template))
-    headers, reply_to = reply_to_of(read_headers(fields.get("headers", {}), shape.called("headers")))
-    named = named_fields(fields, shape.called)
-    unsubscribe_url = read_unsubscribe_url(fields.get("unsubscribeUrl"), shape.called("unsubscribeUrl"))
-    overruled = overruled_names(named, headers, shape.called("headers")) if headers and named else ()
-    headers, unsent = with_unsubscribing(named, with_named(named, headers), unsubscribe_url, shape.called)
-    headers = _with_defaults(headers, defaults.headers)
-    check_one_click(headers)
+    headers, reply_to, unsent = _headers(shape, defaults)
     return Job(
         to=to,
         sender=sender,
@@ -134,15 +128,16 @@ def parse_job(raw: object, defaults: Defaults = Defaults(), find: FindTemplate =
         message_id=read_message_id(fields.get("messageId"), shape.called("messageId")),
         campaign_id=campaign_id,
         subscriber_id=subscriber_id,
-        unsent=(*unsent_names(shape, used, has_template=bool(template)), *untold, *overruled, *unsent),
+        unsent=(*unsent_names(shape, used, has_template=bool(template)), *untold, *unsent),
     )
 
 
 def template_of(raw: object) -> str:
     """The name of the template that a job needs; empty if it has a text of its own, or can't become a mail."""
-    names = field_names().of("templateId")
-    parts = (raw, *raw.values()) if isinstance(raw, dict) else ()
-    if not any(name in part for part in parts if isinstance(part, dict) for name in names):
+    if not isinstance(raw, dict):
+        return ""
+    names = field_names().templates
+    if names.isdisjoint(raw) and all(names.isdisjoint(part) for part in raw.values() if isinstance(part, dict)):
         return ""
     try:
         return _template_name(read_shape(raw))
@@ -218,8 +213,27 @@ def _sender(shape: Shape, defaults: Defaults) -> Address:
     return Address(name, sender.email) if name else sender
 
 
+def _headers(shape: Shape, defaults: Defaults) -> tuple[Fields, object, tuple[str, ...]]:
+    """The job's own header fields, what its Reply-To among them says, and the names of those that aren't sent."""
+    fields, called = shape.fields, shape.called("headers")
+    headers: Fields = ()
+    reply_to: object = None
+    overruled: tuple[str, ...] = ()
+    if "headers" in fields:
+        headers, reply_to = reply_to_of(read_headers(fields["headers"], called))
+    if named := named_fields(fields, shape.called):
+        overruled = overruled_names(named, headers, called)
+        headers = with_named(named, headers)
+    url = read_unsubscribe_url(fields.get("unsubscribeUrl"), shape.called("unsubscribeUrl"))
+    headers, unsent = with_unsubscribing(named, headers, url, shape.called)
+    headers = _with_defaults(headers, defaults.headers)
+    check_one_click(headers)
+    return headers, reply_to, (*overruled, *unsent)
+
+
 def _own_sender(shape: Shape) -> Address | None:
-    return _mailbox(shape, "sender") if {"from", "fromEmail"} & shape.fields.keys() else None
+    fields = shape.fields
+    return _mailbox(shape, "sender") if "sender" in fields and ("from" in fields or "fromEmail" in fields) else None
 
 
 def _recipients(shape: Shape, *, one: bool) -> tuple[Address, ...]:

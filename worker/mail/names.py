@@ -117,6 +117,7 @@ class FieldNames:
                 self.all.setdefault(name, (canonical, rank))
         self.texts = tuple(name for field in TEXT_FIELDS for name in self._names[field])
         self.contents = (*self._names["subject"], *self.texts)
+        self.templates = frozenset(self._names["templateId"])
         self.no_wrappers = frozenset(name for field in NO_WRAPPERS for name in self._names[field]) - {"data"}
         self._refused = {spelling: name for name in REFUSED for spelling in both_spellings((name,))}
         self._times = frozenset(both_spellings(TIMES))

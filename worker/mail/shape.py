@@ -263,7 +263,12 @@ def _may_be_recipient(value: object) -> bool:
 
 def _one_id(parts: tuple[Mapping[str, object], ...], names: FieldNames, field: str) -> str | None:
     for group in names.ranked(field):
-        found = [(name, read_id(part[name], name)) for part in parts for name in group if part.get(name) not in EMPTY]
+        found = [
+            (name, read_id(part[name], name))
+            for part in parts
+            for name in group
+            if name in part and part[name] not in EMPTY
+        ]
         for name, other in found[1:]:
             if other != found[0][1]:
                 raise InvalidJob(f"{found[0][0]} and {name} hold different ids: queue one of them")
