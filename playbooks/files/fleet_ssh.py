@@ -94,7 +94,7 @@ def reach(name: str, ways: list[list[str]]) -> list[str] | None:
         if done.returncode == 0:
             return command
         said = (done.stderr.strip().splitlines() or ["ssh says nothing"])[-1]
-    print(f"{name} can't be reached: {said}", file=sys.stderr)
+    print(f"{name} can't be reached ({said}): check its address, port, user and key in hosts.yml.", file=sys.stderr)
     return None
 
 

@@ -1,8 +1,11 @@
 """How `make logs` and `make dashboard` get to the hosts: as the inventory says."""
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 SOURCE = Path(__file__).parents[2] / "playbooks" / "files" / "fleet_ssh.py"
 
@@ -54,3 +57,12 @@ def test_root_may_be_closed_and_sshd_have_moved_since_the_inventory_was_written(
 
 def test_an_inventory_without_workers() -> None:
     assert list(fleet_ssh().read_hosts({"_meta": {"hostvars": {}}})) == []
+
+
+def test_a_host_that_lets_nobody_in(capsys: pytest.CaptureFixture[str]) -> None:
+    closed = ["ssh", "-F", "none", "-p", "1", "127.0.0.1"]
+    assert fleet_ssh().reach("mail1", [closed]) is None
+    assert re.fullmatch(
+        r"mail1 can't be reached \(.*refused\): check its address, port, user and key in hosts\.yml\.\n",
+        capsys.readouterr().err,
+    )

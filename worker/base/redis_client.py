@@ -211,6 +211,11 @@ def explain(error: redis.RedisError) -> str:
         )
     if isinstance(error, redis.ConnectionError):
         return f"Redis can't be reached ({text}): check REDIS_URL's host, port and scheme (rediss:// is TLS)."
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return (
+            f"Redis's user may not do that ({text}): give it the right (on a broker of this project playbooks/redis.yml"
+            " does)."
+        )
     return f"Redis refuses a command ({text})."
 
 

@@ -75,7 +75,10 @@ def check_redis(settings: Settings) -> str:
         version = str(info.get("redis_version", "0"))
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
             oldest = ".".join(map(str, OLDEST_REDIS))
-            raise MailWorkerError(f"Redis {version} is too old: version {oldest} or newer is needed.")
+            raise MailWorkerError(
+                f"Redis {version} is too old: version {oldest} or newer is needed, so upgrade it, or let REDIS_URL lead"
+                " to another one."
+            )
         policy = info.get("maxmemory_policy")
         if info.get("maxmemory") and policy not in (None, "noeviction"):
             raise MailWorkerError(

@@ -89,4 +89,4 @@ def read_text_file(path: Path) -> str:
     except OSError as error:
         raise InvalidFile(f"{path} can't be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise InvalidFile(f"{path} isn't UTF-8 text.") from None
+        raise InvalidFile(f"{path} isn't UTF-8 text: save it as such.") from None

@@ -53,7 +53,11 @@ def _heartbeats(settings: Settings, expected: Mapping[str, int], deadline: float
         if not silent and (idle is None or time.monotonic() > deadline):
             break
         if time.monotonic() > deadline:
-            yield Finding("heartbeat", False, f"{', '.join(silent)} hasn't been heard of in Redis since its start.")
+            yield Finding(
+                "heartbeat",
+                False,
+                f"{', '.join(silent)} hasn't been heard of in Redis since its start: its log says why.",
+            )
             return
         time.sleep(LOOK_EVERY_SECONDS)
     yield Finding("heartbeat", True, f"{len(names)} processes have been heard of")

@@ -76,16 +76,23 @@ class SupabaseSentRows:
                 raise _AskAlone("Supabase refuses a value among several.")
             if answer.status_code != httpx.codes.OK or not isinstance(rows, list):
                 raise DatabaseUnavailable(
-                    f"Supabase at {names.supabase_url} answers {answer.status_code} for {names.recipients_table}."
+                    f"Supabase at {names.supabase_url} answers {answer.status_code} for {names.recipients_table}:"
+                    " check that the project isn't paused."
                 )
             if len(rows) >= ROWS_AT_MOST and len(recipients) > 1:
                 raise _AskAlone("Supabase's answer may be cut off.")
             sent = {(str(row[campaign]), str(row[subscriber])) for row in rows}
         except httpx.HTTPError as error:
             problem = " ".join(str(error).split()) or type(error).__name__
-            raise DatabaseUnavailable(f"Supabase can't be reached at {names.supabase_url} ({problem}).") from None
+            raise DatabaseUnavailable(
+                f"Supabase can't be reached at {names.supabase_url} ({problem}): check SUPABASE_URL, and that the"
+                " project isn't paused."
+            ) from None
         except (json.JSONDecodeError, KeyError, TypeError):
-            raise DatabaseUnavailable(f"Supabase at {names.supabase_url} answers something else than rows.") from None
+            raise DatabaseUnavailable(
+                f"Supabase at {names.supabase_url} answers something else than rows: check SUPABASE_URL and what"
+                " stands in between."
+            ) from None
         return [recipient in sent for recipient in recipients]
 
 

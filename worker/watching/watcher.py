@@ -187,7 +187,9 @@ class Watcher:
         try:
             return look_at_programs()
         except (OSError, xmlrpc.client.Error) as error:
-            logger.warning("supervisord doesn't say how its programs are (%s).", error)
+            logger.warning(
+                "supervisord doesn't say how its programs are (%s): look at systemctl status supervisor.", error
+            )
             return []
 
     def _ends(self) -> Iterator[tuple[str, float]]:

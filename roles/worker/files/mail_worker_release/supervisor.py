@@ -128,7 +128,9 @@ class Supervisor:
         except xmlrpc.client.Fault as fault:
             if fault.faultCode in allowed:
                 return fault.faultCode
-            raise ReleaseError(f"supervisord refuses {method}{arguments}: {fault.faultString}.") from None
+            raise ReleaseError(
+                f"supervisord refuses {method}{arguments} ({fault.faultString}): look into /var/log/supervisor."
+            ) from None
         except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
             raise ReleaseError(
                 f"supervisord doesn't answer at {self._path} ({error}): look at systemctl status supervisor."

@@ -93,7 +93,7 @@ def switch(host: Host, supervisor: Supervisor, wanted: Setup, demands: Demands, 
         ReleaseError: something else is wrong; the sentence says what runs now.
     """
     if not host.complete(wanted.release):
-        raise ReleaseError(f"The release {wanted.release} isn't on this host, or not completely.")
+        raise ReleaseError(f"The release {wanted.release} isn't on this host, or not completely: deploy it.")
     if python := host.lost_python(wanted.release):
         raise ReleaseError(f"The release {wanted.release} {without(python)}: deploy again.")
     interrupted, in_place, proven = read_before(host), read_setup(host), read_proven(host)
