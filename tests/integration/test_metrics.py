@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.tally import tally
+from testbed.app import App
 from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
@@ -100,6 +102,24 @@ def test_metrics_agree_with_the_services(
     assert values(file.read_text(encoding="utf-8"))["mail_worker_mails_total", "accepted"] == counted.accepted
     recorder.stop()
     assert not file.exists()
+
+
+def test_how_long_an_apps_jobs_wait_is_counted_from_when_it_queued_them(programs: Programs, app: App) -> None:
+    port = free_port()
+    programs.start("record", module=QUICK, PYTHONPATH=str(ROOT), METRICS_PORT=str(port))
+    an_hour_ago = int(time.time() * 1000) - 3_600_000
+    jobs = [
+        {"name": "mail", "data": {"to": f"r{number}@example.org", "subject": "s", "text": "x"}} for number in (1, 2)
+    ]
+    app.ask("addBulk", jobs=[jobs[0], {**jobs[1], "opts": {"timestamp": an_hour_ago}}])
+    worker = programs.start("run")
+    wait_until(lambda: values(scrape(port)).get(("mail_worker_mails_total", "accepted")) == 2)
+    worker.stop()
+    wait_until(lambda: values(scrape(port)).get(("mail_worker_waiting_seconds_count",)) == 2)
+    found = values(scrape(port))
+    assert found["mail_worker_waiting_seconds_bucket", "300.0"] == 1
+    assert found["mail_worker_waiting_seconds_bucket", "14400.0"] == 2
+    assert 3600 < found["mail_worker_waiting_seconds_sum",] < 3900
 
 
 def test_one_of_two_hosts_tells_of_the_fleet(programs: Programs, queue: redis.Redis) -> None:
