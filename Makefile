@@ -83,7 +83,7 @@ lint:
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/yamllint --strict .
 	.venv/bin/ansible-lint -q --offline
-	shellcheck roles/container/files/build-image roles/redis/files/redis-* roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login playbooks/files/open-vaults testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image testbed/cloud/usr/local/lib/testbed/finish-cloud .ci/run
+	shellcheck roles/container/files/build-image roles/redis/files/broker-tell roles/redis/files/redis-* roles/guard/files/lockout-guard roles/firewall/files/remember-ssh-login playbooks/files/open-vaults testbed/bootstrap.sh testbed/lock.sh testbed/image/usr/local/lib/testbed/finish-image testbed/cloud/usr/local/lib/testbed/finish-cloud .ci/run
 
 unit:
 	$(PYTHON) -m pytest tests/unit tests/templates tests/contract

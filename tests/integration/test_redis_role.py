@@ -36,6 +36,7 @@ from worker.mail.outcomes import Failed, Sent
 from worker.operating.checks import check_bullmq, check_redis
 from worker.queue import bullmq
 from worker.queue.producer import enqueue
+from worker.watching.host import Broker as BrokerLine
 
 pytestmark = pytest.mark.hosts
 
@@ -459,6 +460,23 @@ def test_old_backups_go(broker: Broker) -> None:
     assert "NextElapseUSecRealtime=" in broker.says(
         "systemctl show redis-backup.timer --property NextElapseUSecRealtime"
     )
+
+
+def test_a_backup_that_fails_is_told_where_the_workers_look(broker: Broker, worker: "redis.Redis") -> None:
+    def told() -> BrokerLine:
+        broker.says("systemctl start broker-tell")
+        [(name, line)] = cast(dict[bytes, bytes], worker.hgetall(keys.BROKERS)).items()
+        return BrokerLine.read(name.decode(), line)
+
+    well = told()
+    assert (well.name, well.units) == (broker.says("uname -n"), ())
+    assert well.disk_mb > well.disk_free_mb > 0
+    broker.says("mv /var/backups/redis /var/backups/lost && touch /var/backups/redis")
+    assert broker.run("systemctl start redis-backup").returncode != 0
+    broker.until(lambda: told().units == ("redis-backup",))
+    broker.says("rm /var/backups/redis && mv /var/backups/lost /var/backups/redis && systemctl start redis-backup")
+    broker.until(lambda: told().units == ())
+    assert broker.says("systemctl show broker-tell.timer --property ActiveState --value") == "active"
 
 
 def test_a_change_needs_no_restart(broker: Broker, worker: "redis.Redis") -> None:

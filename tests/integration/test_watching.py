@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -233,6 +234,31 @@ def test_a_host_that_is_gone_is_missed_until_it_is_forgotten(
     assert programs.run("forget", "mail9")[0] == 0
     once(webhook, "host:mail9")
     assert programs.run("forget", "mail9") == (1, "No host mail9 is known: see mail-worker status.\n")
+
+
+def test_what_a_broker_without_workers_tells_of_itself_is_told(
+    programs: Programs, webhook: Webhook, told: dict[str, str], queue: redis.Redis
+) -> None:
+    def tell(name: str = "broker9", **changes: object) -> None:
+        line = {"at": time.time(), "disk_mb": 20_000, "disk_free_mb": 9_000, "reboot_needed": False, "units": []}
+        queue.hset(keys.BROKERS, name, json.dumps(line | changes))
+
+    tell(reboot_needed=True, units=["redis-backup"], disk_free_mb=100)
+    queue.hset(keys.BROKERS, "rubbish", "[]")
+    tell(socket.gethostname(), disk_free_mb=100)
+    programs.start("record", module=QUICK, **told)
+    troubles = ("disk:broker9", "reboot:broker9", "unit:broker9/redis-backup")
+    wait_until(lambda: {f"began {key}" for key in troubles} <= set(webhook.told()))
+    assert "playbooks/redis.yml" in webhook.sentence("reboot:broker9")
+    # That host tells of itself, by its recorder.
+    assert f"began disk:{socket.gethostname()}" not in webhook.told()
+    tell()
+    for key in troubles:
+        once(webhook, key)
+    tell(at=time.time() - 3600)
+    wait_until(lambda: "began host:broker9" in webhook.told())
+    assert programs.run("forget", "broker9")[0] == 0
+    once(webhook, "host:broker9")
 
 
 def test_one_of_each_kind_can_be_tried(

@@ -33,6 +33,8 @@ DURATIONS = "mail:durations"
 #: HASH host → what it tells about itself once a minute; and HASH host → what is wrong with it (lua/watch.lua).
 HOSTS = "mail:hosts"
 HOST_TROUBLES = "mail:hosts:troubles"
+#: HASH broker → what it tells about itself every five minutes (roles/redis/files/broker-tell).
+BROKERS = "mail:brokers"
 #: STRING: the host whose recorder watches the fleet, for some minutes.
 WATCHER = "mail:watcher"
 #: LIST of what was counted each minute, the newest first, for a day (worker/watching/points.py).

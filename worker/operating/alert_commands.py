@@ -38,7 +38,7 @@ def alert_test(settings: Settings, options: Namespace) -> int:
 def forget(settings: Settings, options: Namespace) -> int:
     """`mail-worker forget HOST`: a host that is gone for good isn't missed any more."""
     client = connect(settings.redis_url)
-    if not client.hdel(keys.HOSTS, options.host) + client.hdel(keys.HOST_TROUBLES, options.host):
+    if not sum(client.hdel(key, options.host) for key in (keys.HOSTS, keys.HOST_TROUBLES, keys.BROKERS)):
         raise OperatorMistake(f"No host {options.host} is known: see mail-worker status.")
     print(f"{options.host} is forgotten; if it still runs, it comes back within a minute")
     return 0

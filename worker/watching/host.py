@@ -59,6 +59,36 @@ class Host:
         return cls(**{name: value for name, value in json.loads(line).items() if name in known})
 
 
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """What a broker tells about itself: `at` in seconds since 1970, its data's file system in MB, and units of systemd
+    that failed when they ran last."""
+
+    name: str
+    at: float
+    disk_mb: int
+    disk_free_mb: int
+    reboot_needed: bool
+    units: tuple[str, ...]
+
+    @classmethod
+    def read(cls, name: str, line: str | bytes) -> "Broker":
+        """From Redis.
+
+        Raises:
+            ValueError, TypeError: it isn't that.
+        """
+        told = json.loads(line)
+        return cls(
+            name=name,
+            at=float(told["at"]),
+            disk_mb=int(told["disk_mb"]),
+            disk_free_mb=int(told["disk_free_mb"]),
+            reboot_needed=bool(told["reboot_needed"]),
+            units=tuple(map(str, told["units"])),
+        )
+
+
 def look_at_host(name: str, version: str, now: float, programs: Sequence[Program], restarts: int) -> Host:
     """Describes the host that this process runs on."""
     system = _system()

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.base.alerting import AlertSettings
-from worker.watching.host import Host
+from worker.watching.host import Broker, Host
 from worker.watching.points import Point
 from worker.watching.programs import Program
 from worker.watching.status import Status, price
@@ -36,6 +36,8 @@ KINDS = {
 }
 #: A host that was silent for so long is gone; it tells of itself once a minute.
 HOST_GONE_SECONDS = 240.0
+#: A broker tells every five minutes.
+BROKER_SILENT_SECONDS = 1200.0
 #: Starts of one program in ten minutes, from which on it flaps. A deploy is one.
 FLAPPING_STARTS = 4
 FLAPPING_SECONDS = 600.0
@@ -97,12 +99,7 @@ def host_troubles(
                 f"{program.name} on {name} is {program.state}{said}: look at its log (make logs), then on the host"
                 " supervisorctl start all.",
             )
-    if host.disk_free_mb * 100 < settings.disk_percent * host.disk_mb or host.disk_free_mb < LEAST_DISK_MB:
-        yield Trouble(
-            f"disk:{name}",
-            f"{name} has {host.disk_free_mb:,} of {host.disk_mb:,} MB of disk left: find what takes it (du -xh / | sort"
-            " -h | tail), and remove it or order a bigger disk.",
-        )
+    yield from _disk(name, host.disk_free_mb, host.disk_mb, settings)
     if host.available_mb is not None and host.available_mb * 100 < LEAST_AVAILABLE_PERCENT * host.ram_mb:
         yield Trouble(
             f"memory:{name}",
@@ -116,12 +113,51 @@ def host_troubles(
             " time servers (UDP 123, with NTS also TCP 4460).",
         )
     if host.reboot_needed:
+        yield _reboot(name, "site.yml")
+    yield from _units(name, units)
+    for what, ends_at in ends.items():
+        days = (ends_at - host.at) / 86_400
+        if days < ENDS_SOON_DAYS:
+            ended = f"ends in {days:.0f} days" if days >= 0 else "has ended"
+            yield Trouble(f"ends:{what}", f"{what} {ended}: renew it (docs/alerts.md).", urgent=days < 3)
+
+
+def broker_troubles(broker: Broker, settings: AlertSettings, now: float) -> Iterator[Trouble]:
+    """What is wrong with a broker on which no worker runs."""
+    name = broker.name
+    if now - broker.at > BROKER_SILENT_SECONDS:
         yield Trouble(
-            f"reboot:{name}",
-            f"{name} needs a reboot for its security updates: ansible-playbook playbooks/site.yml -e harden_reboot=true"
-            f" --limit {name}; with hardening_updates_reboot it comes by itself at night.",
+            f"host:{name}",
+            f"The broker {name} hasn't told of itself for {(now - broker.at) / 60:.0f} minutes, though its Redis"
+            " answers: systemctl status broker-tell there says why; if it's no broker any more, mail-worker forget"
+            f" {name}",
             urgent=False,
         )
+    yield from _disk(name, broker.disk_free_mb, broker.disk_mb, settings)
+    if broker.reboot_needed:
+        yield _reboot(name, "redis.yml")
+    yield from _units(name, broker.units)
+
+
+def _disk(name: str, free_mb: int, size_mb: int, settings: AlertSettings) -> Iterator[Trouble]:
+    if free_mb * 100 < settings.disk_percent * size_mb or free_mb < LEAST_DISK_MB:
+        yield Trouble(
+            f"disk:{name}",
+            f"{name} has {free_mb:,} of {size_mb:,} MB of disk left: find what takes it (du -xh / | sort -h | tail),"
+            " and remove it or order a bigger disk.",
+        )
+
+
+def _reboot(name: str, playbook: str) -> Trouble:
+    return Trouble(
+        f"reboot:{name}",
+        f"{name} needs a reboot for its security updates: ansible-playbook playbooks/{playbook} -e harden_reboot=true"
+        f" --limit {name}; with hardening_updates_reboot it comes by itself at night.",
+        urgent=False,
+    )
+
+
+def _units(name: str, units: Sequence[str]) -> Iterator[Trouble]:
     for unit in units:
         yield Trouble(
             f"unit:{name}/{unit}",
@@ -129,11 +165,6 @@ def host_troubles(
             " ends this.",
             urgent=False,
         )
-    for what, ends_at in ends.items():
-        days = (ends_at - host.at) / 86_400
-        if days < ENDS_SOON_DAYS:
-            ended = f"ends in {days:.0f} days" if days >= 0 else "has ended"
-            yield Trouble(f"ends:{what}", f"{what} {ended}: renew it (docs/alerts.md).", urgent=days < 3)
 
 
 def fleet_troubles(

@@ -19,13 +19,13 @@ from worker.base.settings import Settings
 from worker.base.values import jwt_claims
 from worker.queue.processes import Process, running_version, this_month
 from worker.watching.alerts import Alert, Known, event, plan, untold
-from worker.watching.host import Host, failed_units, look_at_host
+from worker.watching.host import Broker, Host, failed_units, look_at_host
 from worker.watching.points import KEPT_POINTS, MINUTE_SECONDS, Point
 from worker.watching.programs import REMEMBERED_SECONDS, Program, Restarts, look_at_programs
 from worker.watching.seen import Fleet, Seen
 from worker.watching.status import read_status
 from worker.watching.telling import ping, tell
-from worker.watching.troubles import FLAPPING_SECONDS, Trouble, fleet_troubles, host_troubles
+from worker.watching.troubles import FLAPPING_SECONDS, Trouble, broker_troubles, fleet_troubles, host_troubles
 
 if TYPE_CHECKING:
     from worker.watching.metrics import Metrics
@@ -121,6 +121,7 @@ class Watcher:
                 keys.EVENTS,
                 keys.TROUBLES,
                 keys.DURATIONS,
+                keys.BROKERS,
             ],
             args=[
                 self._name,
@@ -140,7 +141,7 @@ class Watcher:
         return None if found is None else self._look_at_fleet(found, now)
 
     def _look_at_fleet(self, found: list[Any], now: float) -> Fleet:
-        lines, events, hosts, known_lines, durations = found
+        lines, events, hosts, known_lines, durations, brokers = found
         settings = self._settings
         points = [Point.read(line) for line in lines]
         known = dict(_known(known_lines))
@@ -149,6 +150,10 @@ class Watcher:
             at_ms, listed = json.loads(line)
             heard_at[host.decode()] = at_ms / 1000
             troubles += [Trouble(*trouble) for trouble in json.loads(listed)]
+        for broker in _brokers(brokers):
+            # A broker that is a worker too tells of itself, and more.
+            if broker.name not in heard_at:
+                troubles += broker_troubles(broker, settings.alerts, now)
         status = read_status(self._client, settings.account_name, settings.mail_rate, settings.bullmq)
         troubles += fleet_troubles(status, points, heard_at, settings.alerts, now)
         quiet = settings.alerts.quiet_hours is not None and settings.alerts.quiet_hours.hold_at(now)
@@ -219,6 +224,14 @@ def _known(lines: list[bytes]) -> Iterator[tuple[str, Known]]:
             yield key.decode(errors="replace"), Known.read(line)
         except ValueError:
             logger.warning("%s holds what isn't a trouble; it's left alone.", keys.TROUBLES)
+
+
+def _brokers(lines: list[bytes]) -> Iterator[Broker]:
+    for name, line in _pairs(lines):
+        try:
+            yield Broker.read(name.decode(errors="replace"), line)
+        except (ValueError, TypeError):
+            logger.warning("%s holds what no broker tells; it's left alone.", keys.BROKERS)
 
 
 def _certificate_ends_at(client: CountingBlockingRedis) -> float | None:
