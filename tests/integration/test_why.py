@@ -62,6 +62,9 @@ def test_a_campaigns_recipients(
     assert code == 4
     assert "550 5.1.1" in said
     assert "Not known is what the database has: Supabase can't be reached" in said
+    said = ask(programs, bounced["rcpt"], NEXT_PUBLIC_SUPABASE_URL="http://127.0.0.1:9")[1]
+    assert "Not known is which subscriber has the address: Supabase can't be reached" in said
+    assert "Not known is what the database has: Supabase can't be reached" in said
     found = json.loads(ask(programs, refused, "--json")[1])
     assert [life["verdict"] for life in found["found"]] == ["failed"]
 

@@ -92,6 +92,8 @@ class Why:
         self._settings = settings
         self._template = finder(client)
         self._missing: list[str] = []
+        # A database that is away is waited for once.
+        self._away: DatabaseUnavailable | None = None
 
     def find(self, who: str, campaign_id: str) -> Answer:
         """Looks for an address or a subscriber's id.
@@ -169,12 +171,16 @@ class Why:
 
     def _ask(self, question: Any, what: str) -> Any:
         try:
+            if self._away is not None:
+                raise self._away
             database = SupabaseDatabase(self._settings)
             try:
                 return question(database)
             finally:
                 database.close()
         except (DatabaseUnavailable, DatabaseRejected) as error:
+            if isinstance(error, DatabaseUnavailable):
+                self._away = error
             self._missing.append(f"Not known is {what}: {error}")
             return None
 
