@@ -25,7 +25,8 @@ from worker.recording.database import SupabaseDatabase
 AT_ONCE = 500
 #: What a script is told: accepted; on its way; not sent; nothing known.
 EXIT_CODES = {"sent": 0, "waiting": 3, "not sent": 4, "unknown": 5}
-_STATES = {
+#: What the ledger has of a mail, as a verdict and in words.
+STATES = {
     "s": ("sent", "the mail server accepted it"),
     "f": ("failed", "it failed for good"),
     "g": ("given up", "it was given up: it may have arrived"),
@@ -226,7 +227,7 @@ class Why:
 
     def _tell_state(self, life: Life, line: str) -> None:
         kind, at_ms, detail = line.split(":", 2)
-        verdict, words = _STATES.get(kind, ("unknown", "the ledger says what this release doesn't know"))
+        verdict, words = STATES.get(kind, ("unknown", "the ledger says what this release doesn't know"))
         at = int(at_ms) / 1000
         if kind == "c":
             process = detail.partition(":")[0]
@@ -241,8 +242,10 @@ class Why:
     def _tell_row(self, life: Life, row: dict[str, Any]) -> None:
         names = self._settings
         if row[names.recipient_sent_column] is True:
-            at = row.get(names.recipient_sent_at_column)
-            life.facts.append((_time(at), "the database says: sent"))
+            at = _time(row.get(names.recipient_sent_at_column))
+            # One time is written for a whole second's mails (recording/results.py): nobody was recorded before.
+            known = max((when for when, _ in life.facts), default=0.0)
+            life.facts.append((known if at < known < at + 1 else at, "the database says: sent"))
             if life.verdict == "unknown":
                 life.verdict = "sent"
             return

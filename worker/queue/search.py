@@ -15,7 +15,7 @@ LOOK_AT_ONCE = 500
 #: Of jobs in one step, so that Redis serves others in between.
 LOOK_BYTES = 1_000_000
 #: Where messages stand, and what that is called.
-_MESSAGES = (
+MESSAGES = (
     (keys.MESSAGES, "waiting"),
     (keys.DELAYED_MESSAGES, "delayed"),
     (keys.DEAD_LETTER_MESSAGES, "dead"),
@@ -53,7 +53,7 @@ def search(client: "redis.Redis", bullmq: str, words: Sequence[str]) -> Iterator
     """
     look = client.register_script(script("search"))
     wanted = json.dumps([json.dumps(word)[1:-1] for word in words] + list(words), ensure_ascii=False)
-    for key, place in _MESSAGES:
+    for key, place in MESSAGES:
         for identity, data in _steps(look, key, "", wanted):
             yield from _message(client, identity.decode(errors="replace"), place, data)
     for state in _STATES if bullmq else ():
