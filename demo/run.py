@@ -152,9 +152,9 @@ def _watch(instance: Instance, services: Services, campaign: Campaign, *, kill: 
 
 
 def _explain(result: Tally, seconds: float) -> None:
-    table = Table(title="The campaign, as the SMTP server and the database tell it")
-    table.add_column("")
-    table.add_column("", justify="right")
+    table = Table(title="The campaign, as the SMTP server and the database tell it", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
     for words, number in (
         ("recipients queued", result.queued),
         ("mails that the SMTP server accepted", result.accepted),
