@@ -1,5 +1,5 @@
-"""The page in a real Chromium: what it shows, at which width, for whom, and what it costs. With PAGE_PICTURES=DIRECTORY
-it leaves pictures of itself there."""
+"""The page in a real Chromium: what it shows, at which width, for whom, and what it costs. With PICTURES=DIRECTORY
+it leaves pictures of itself there (docs/pictures/page.png)."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def history(queue: redis.Redis, campaign: str, minutes: int = 180) -> None:
 
 
 def picture(page: Page, name: str) -> None:
-    if directory := os.environ.get("PAGE_PICTURES"):
+    if directory := os.environ.get("PICTURES"):
         page.screenshot(path=f"{directory}/{name}.png", full_page=True)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -13,6 +14,8 @@ from worker.mail.jobs import Defaults, parse_job
 from worker.mail.message import build_mail
 from worker.mail.names import NAMES, REFUSED, TIMES, TRIALS
 from worker.mail.templates import read_template
+from worker.operating.why import STATES
+from worker.queue.search import MESSAGES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -113,3 +116,48 @@ def test_the_example_of_an_apps_job_is_one() -> None:
     [example] = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
     job = parse_job(json.loads(example), Defaults(sender=Address("", "news@example.com"), placeholders="name"))
     assert (job.to[0].email, job.html) == ("ann@example.org", "<p>Hello Ann</p>")
+
+
+PICTURES = CHECKOUT / "docs/pictures"
+
+
+def states_in(drawing: str) -> set[str]:
+    """By the names that people see."""
+    return set(re.findall(r'<text class="state" [^>]*>(.*?)</text>', (PICTURES / drawing).read_text(encoding="utf-8")))
+
+
+def campaign_controls() -> set[str]:
+    """What an operator, or the worker itself, makes of a campaign."""
+    source = (CHECKOUT / "worker/lua/control.lua").read_text(encoding="utf-8")
+    return set(re.findall(r"'HSET(?:NX)?', CONTROL, campaign, '([a-z]+):'", source))
+
+
+def test_a_mails_states_are_those_that_why_tells() -> None:
+    verdicts = {verdict for verdict, _ in STATES.values()} | {place for _, place in MESSAGES}
+    assert states_in("mail.svg") == verdicts | campaign_controls()
+    page = (CHECKOUT / "docs/why.md").read_text(encoding="utf-8")
+    explained = {verdict for row in re.findall(r"^\| (`.+?`) \|", page, re.M) for verdict in re.findall("`(.+?)`", row)}
+    assert explained == states_in("mail.svg")
+
+
+def test_a_campaigns_states_are_those_that_the_commands_tell() -> None:
+    told = re.findall(r' state = "([a-z]+)"', (CHECKOUT / "worker/operating/campaign.py").read_text(encoding="utf-8"))
+    aside = re.findall(r'f"(put aside)  campaign', (CHECKOUT / "worker/operating/status.py").read_text("utf-8"))
+    assert states_in("campaign.svg") == {*told, *aside} | campaign_controls()
+
+
+def test_each_picture_is_shown() -> None:
+    shown = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in re.findall(r"!\[[^\]]*\]\((\S+)\)", page.read_text(encoding="utf-8"))
+    }
+    assert shown == set(PICTURES.iterdir())
+
+
+@pytest.mark.parametrize("picture", list(PICTURES.glob("*.svg")), ids=lambda picture: picture.name)
+def test_a_drawing_takes_nothing_from_elsewhere(picture: Path) -> None:
+    """GitHub shows it without scripts, and without fonts and files of others."""
+    text = picture.read_text(encoding="utf-8")
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+    assert re.findall(r'<script|@import|url\((?!#)|href="(?!#)', text) == []
