@@ -118,6 +118,12 @@ def test_the_example_of_an_apps_job_is_one() -> None:
     assert (job.to[0].email, job.html) == ("ann@example.org", "<p>Hello Ann</p>")
 
 
+def test_the_readme_lists_each_page_once() -> None:
+    table = (CHECKOUT / "README.md").read_text(encoding="utf-8").partition("## Where to go next")[2]
+    listed = re.findall(r"\| \[docs/([a-z-]+\.md)\]", table)
+    assert sorted(listed) == sorted(page.name for page in (CHECKOUT / "docs").glob("*.md"))
+
+
 PICTURES = CHECKOUT / "docs/pictures"
 
 
