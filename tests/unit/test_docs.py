@@ -124,6 +124,13 @@ def test_the_readme_lists_each_page_once() -> None:
     assert sorted(listed) == sorted(page.name for page in (CHECKOUT / "docs").glob("*.md"))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_prose_is_wrapped(page: Path) -> None:
+    """Tables, quotes and code have lines of their own."""
+    prose = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", ">"))] == []
+
+
 PICTURES = CHECKOUT / "docs/pictures"
 
 
