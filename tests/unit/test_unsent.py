@@ -1,6 +1,7 @@
 """Nothing that an app queues is dropped in silence: it's sent, told as not sent, or refused with its name."""
 
 import html
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,6 +39,7 @@ def job(placeholders: Placeholders = "none", **changes: Any) -> Job:
         ({"cc": [{"email": "bob@example.org", "id": 7, "age": 30}]}, ("cc.age",)),
         ({"attachment": {"content": "x", "colour": "red", "size": 1}}, ("attachment.colour",)),
         ({"mailSettings": {"footer": {"enable": True}}}, ("mailSettings",)),
+        ({"schedule.sendAt": "2099-01-01", "a.dryRun": True}, ("schedule.sendAt", "a.dryRun")),
     ],
     ids=str,
 )
@@ -89,6 +91,28 @@ def test_a_time_that_has_come_is_nothing(value: object) -> None:
 def test_a_time_that_stands_in_the_mail_is_one_of_its_words() -> None:
     found = job("fields", text="It comes at {{deliveryTime}}", deliveryTime=LATER.isoformat())
     assert found.text.endswith(LATER.isoformat())
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "words"),
+    [
+        ({"sendAt": LATER.isoformat()}, {"sendAt": "2024-05-01T10:00:00Z"}, "sendAt is"),
+        ({"sendAt": LATER.isoformat()}, {"sendAt": None}, f"sendAt is {LATER.isoformat()!r}"),
+        ({"dryRun": True}, {"dryRun": False}, "dryRun is on"),
+    ],
+    ids=str,
+)
+def test_what_stands_beside_the_mail_counts_too(outer: dict[str, Any], inner: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidJob, match=f"^{re.escape(words)}"):
+        parse_job({**outer, "mail": {**LEAST, **inner}}, Defaults(Address("", "news@example.com")))
+
+
+def test_a_switch_may_lie_as_deep_as_a_reader_goes() -> None:
+    switch: object = True
+    for _ in range(5_000):
+        switch = {"enable": switch}
+    with pytest.raises(InvalidJob, match=r"^mailSettings is on"):
+        job(mailSettings=switch)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from worker.mail.job_headers import (
     with_named,
 )
 from worker.mail.names import field_names
-from worker.mail.shape import Shape, deeper, ids_of, read_shape
+from worker.mail.shape import Shape, Unsent, deeper, ids_of, read_shape
 from worker.mail.templates import FindTemplate, no_template
 from worker.mail.twins import contradiction, untold_twins
 from worker.mail.unsent import unsent_names
@@ -166,10 +166,10 @@ def _content(shape: Shape, defaults: Defaults, find: FindTemplate, used: set[str
         content = Content(subject, html, text)
         if defaults.placeholders != "none" and any("{{" in text for text in (subject, content.html, content.text)):
             content = fill(content, defaults.placeholders, _words(shape), used)
-        if contradicted and shape.names["body"].rpartition(".")[2] not in used:
+        if contradicted and (name := shape.names["body"].rpartition(".")[2]) not in used:
             if not shape.is_own(contradicted):
                 raise contradiction(shape.names[contradicted], shape.names["body"])
-            shape.unsent.append(shape.names["body"])
+            shape.unsent.append(Unsent(shape.names["body"], name, fields["body"]))
     check_length(content)
     return content
 

@@ -38,6 +38,17 @@ class Twin:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsent:
+    """What isn't sent, and isn't known to be harmless."""
+
+    #: Where it stands, such as `mailOptions.colour`.
+    path: str
+    #: What it's called there.
+    name: str
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """What a job holds."""
 
@@ -45,8 +56,7 @@ class Shape:
     fields: dict[str, object]
     #: Each field's name in the job, such as `mailOptions.to`.
     names: dict[str, str]
-    #: Names of what isn't sent, and isn't known to be harmless.
-    unsent: list[str]
+    unsent: list[Unsent]
     #: Where they were, the first one first.
     parts: tuple[Mapping[str, object], ...]
     #: What stands in the job under a second name for a field, and isn't the same.
@@ -115,18 +125,19 @@ def _read_part(shape: Shape, part: Mapping[str, object], prefix: str, names: Fie
                 ranks[canonical] = rank
                 shape.fields[canonical], shape.names[canonical] = value, prefix + name
             elif shape.fields[canonical] != value:
-                shape.unsent.append(prefix + name)
+                shape.unsent.append(Unsent(prefix + name, name, value))
         elif reason := names.refused(name):
             if value:
                 raise InvalidJob(f"{name} can't be sent: {reason}")
         elif not names.is_harmless(name):
-            shape.unsent.append(prefix + name)
+            shape.unsent.append(Unsent(prefix + name, name, value))
     for twin in twins:
         if twin.value == shape.fields[twin.field]:
             continue
         # Who names a field has said which one counts.
-        if shape.is_own(twin.field) and twin.name.rpartition(".")[2] not in names.own(twin.field):
-            shape.unsent.append(twin.name)
+        name = twin.name.removeprefix(prefix)
+        if shape.is_own(twin.field) and name not in names.own(twin.field):
+            shape.unsent.append(Unsent(twin.name, name, twin.value))
         elif twin.field not in _IDS:
             shape.twins.append(twin)
 

@@ -10,7 +10,7 @@ from worker.mail.attachments import FILE_KEYS, HARMLESS_FILE_KEYS
 from worker.mail.buffers import is_buffer
 from worker.mail.fields import shorten
 from worker.mail.names import ADDRESS_KEYS, field_names
-from worker.mail.shape import EMPTY, Shape
+from worker.mail.shape import EMPTY, Shape, Unsent
 
 #: Clocks differ, and an app that delays a job until then may be a little early.
 SLACK_SECONDS = 60
@@ -42,7 +42,7 @@ def unsent_names(shape: Shape, used: Set[str], *, has_template: bool) -> tuple[s
     Raises:
         InvalidJob: the app wants the mail to leave later, or not to its recipient.
     """
-    found = [name for name in shape.unsent if name.rpartition(".")[2] not in used and not _is_nothing(shape, name)]
+    found = [one.path for one in shape.unsent if one.name not in used and not _is_nothing(one)]
     if "templateId" in shape.fields and not has_template:
         found.append(shape.names["templateId"])
     words = shape.fields.get("vars")
@@ -57,39 +57,42 @@ def unsent_names(shape: Shape, used: Set[str], *, has_template: bool) -> tuple[s
     return tuple(dict.fromkeys(found))
 
 
-def _is_nothing(shape: Shape, name: str) -> bool:
+def _is_nothing(one: Unsent) -> bool:
     """Whether it's a switch that is off or a time that has passed.
 
     Raises:
         InvalidJob: it's on, or the time lies ahead.
     """
-    last = name.rpartition(".")[2]
-    names = field_names()
-    if not (names.is_time(last) or names.is_trial(last)):
-        return False
-    value = next(part[last] for part in shape.parts if last in part)
-    if names.is_trial(last):
-        if (switch := _switched_on(value, name)) is None:
+    names, value = field_names(), one.value
+    if names.is_trial(one.name):
+        if (switch := _switched_on(value, one.path)) is None:
             return not isinstance(value, dict) or all(key == "enable" or names.is_trial(str(key)) for key in value)
         raise InvalidJob(
             f"{switch} is on, but the mail would leave for real: queue no such job, or set worker_sandbox"
             " (MAIL_SANDBOX)"
         )
+    if not names.is_time(one.name):
+        return False
     if value is False or _seconds_ahead(value) <= SLACK_SECONDS:
         return True
     raise InvalidJob(
-        f"{name} is {shorten(value)}, but a mail leaves as soon as a worker has its job: give the job a delay in the"
-        " queue instead"
+        f"{one.path} is {shorten(value)}, but a mail leaves as soon as a worker has its job: give the job a delay in"
+        " the queue instead"
     )
 
 
-def _switched_on(value: object, name: str) -> str | None:
+def _switched_on(value: object, path: str) -> str | None:
     """Which switch is on: this one, or in an object `enable`, or another switch."""
-    if isinstance(value, dict):
-        inner = ((key, one) for key, one in value.items() if key == "enable" or field_names().is_trial(str(key)))
-        found = (_switched_on(one, name if key == "enable" else f"{name}.{key}") for key, one in inner)
-        return next(filter(None, found), None)
-    return None if (value.strip().lower() if isinstance(value, str) else value) in _OFF else name
+    left = [(value, path)]
+    # No recursion: a job may be as deep as JSON's reader can go.
+    while left:
+        value, path = left.pop()
+        if isinstance(value, dict):
+            inner = [(one, key) for key, one in value.items() if key == "enable" or field_names().is_trial(str(key))]
+            left.extend((one, path if key == "enable" else f"{path}.{key}") for one, key in inner)
+        elif (value.strip().lower() if isinstance(value, str) else value) not in _OFF:
+            return path
+    return None
 
 
 def _seconds_ahead(value: object) -> float:
