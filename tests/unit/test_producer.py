@@ -6,7 +6,7 @@ import pytest
 
 from worker.errors import InvalidFile
 from worker.mail.addresses import Address
-from worker.mail.jobs import Defaults
+from worker.mail.jobs import Defaults, Job
 from worker.mail.templates import no_template
 from worker.queue.producer import check_file, read_jobs
 
@@ -51,6 +51,13 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path, parted: str) -> None:
     ]
 
 
+def test_columns_without_a_name_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'to,text,,\na@b.example,"5"" wide",,\nc@d.example,7" wide,lost,\n')
+    jobs: list[Job] = []
+    assert check_file(path, DEFAULTS, no_template, jobs.append) == 2
+    assert [(job.text, job.unsent) for job in jobs] == [('5" wide', ()), ('7" wide', ("column 3",))]
+
+
 def test_each_mistake_has_its_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"to": "a@b.example", "html": "x"}\n{"to": 5}\nrubbish\n[]\n')
     with pytest.raises(InvalidFile) as caught:
@@ -81,6 +88,8 @@ def test_many_mistakes_are_cut_off(tmp_path: Path) -> None:
         ("a.csv", b"to,html\n", "holds no jobs"),
         ("a.csv", b"Email,email\na@b.example,x\n", "has email twice in its header line"),
         ("a.csv", "to,text\na@b.example,größe\n".encode("cp1252"), "save it as such"),
+        ("a.csv", b'to,text\na@b.example,x\nc@d.example,"y\ne@f.example,z\n', "isn't a CSV file from line 3 on"),
+        ("a.csv", b'to,text\na@b.example,x\nc@d.example,"y\ne@f.example,"z"\n', "isn't a CSV file from line 3 on"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(tmp_path: Path, name: str, content: bytes, words: str) -> None:

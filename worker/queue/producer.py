@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
@@ -79,17 +79,21 @@ def read_jobs(path: Path) -> Iterator[tuple[int, object]]:
     Raises:
         InvalidFile: the file can't be read at all.
     """
+    last = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             if path.suffix.lower() in (".csv", ".tsv"):
                 csv.field_size_limit(sys.maxsize)
-                rows = csv.DictReader(stream, delimiter=_delimiter(stream))
-                names = [field_names().spelled(name.strip()) for name in rows.fieldnames or ()]
+                # Otherwise a cell whose quote isn't closed takes all rows that follow for its text.
+                rows = csv.DictReader(stream, delimiter=_delimiter(stream), strict=True)
+                names = _column_names(rows.fieldnames or ())
                 if twice := [name for name, times in Counter(names).items() if times > 1]:
                     raise InvalidFile(f"{path} has {twice[0]} twice in its header line: one of them would be lost.")
                 rows.fieldnames = names
+                last = rows.line_num
                 for row in rows:
-                    yield rows.line_num, _job_from_row(row)
+                    last = rows.line_num
+                    yield last, _job_from_row(row)
             else:
                 for number, text in enumerate(stream, start=1):
                     if text.strip():
@@ -99,7 +103,10 @@ def read_jobs(path: Path) -> Iterator[tuple[int, object]]:
     except UnicodeDecodeError:
         raise InvalidFile(f"{path} isn't UTF-8 text: save it as such (a spreadsheet's CSV UTF-8).") from None
     except csv.Error as error:
-        raise InvalidFile(f"{path} isn't a CSV file: {error}.") from None
+        raise InvalidFile(
+            f"{path} isn't a CSV file from line {last + 1} on: a cell that begins with a quote must end with one, and"
+            f" one within it is written twice ({error})."
+        ) from None
 
 
 def jobs_of(path: Path, campaign_id: str, subscribers: set[str]) -> Iterator[tuple[str, object]]:
@@ -136,6 +143,12 @@ def enqueue(client: "redis.Redis", jobs: Iterator[object]) -> Iterator[int]:
     if messages:
         _push(client, messages)
         yield queued + len(messages)
+
+
+def _column_names(header: Sequence[str]) -> list[str]:
+    """As jobs have them. Spreadsheets write columns without a name: what stands there isn't sent, and told."""
+    names = ((number, name.strip()) for number, name in enumerate(header, start=1))
+    return [field_names().spelled(name) if name else f"column {number}" for number, name in names]
 
 
 def _delimiter(stream: TextIO) -> str:
