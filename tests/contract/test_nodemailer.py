@@ -157,6 +157,10 @@ MESSAGES: dict[str, tuple[Message, dict[str, str]]] = {
     "normal priority": ({"priority": "normal"}, {}),
     "a thread": ({"inReplyTo": "<a@example.com>", "references": ["<a@example.com>", "<b@example.com>"]}, {}),
     "a thread without brackets": ({"inReplyTo": "a@example.com", "references": "a@example.com b@example.com"}, {}),
+    "a thread among the headers": (
+        {"headers": {"In-Reply-To": "a@example.com", "References": "a@example.com b@example.com"}},
+        {},
+    ),
     "a thread told twice": (
         {
             "inReplyTo": "<a@example.com>",
@@ -169,6 +173,10 @@ MESSAGES: dict[str, tuple[Message, dict[str, str]]] = {
     "message id without brackets": ({"messageId": "order-7@example.com"}, {}),
     "file of text": (file(), {}),
     "file of text in another script": (file(content="Grüße, Zoë"), {}),
+    "file of text whose charset is another": (
+        file(content="Grüße", contentType="text/plain; charset=iso-8859-1; format=flowed"),
+        {},
+    ),
     "table in another script": (
         file(filename="a.csv", content="größe;1\r\n"),
         {"part 1 charset": CHARSET_KEPT},

@@ -22,6 +22,7 @@ MOST_URL_CHARACTERS = 10_000_000
 #: What apps tell of a file besides, and a reader doesn't see.
 HARMLESS_FILE_KEYS = frozenset("size checksum fieldname originalname id key lastModified related".split())
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;\s*[\w.+-]+=(\"[^\"\\\r\n]*\"|[^\s;\"]+))*")
+_CHARSET = re.compile(r"\s*;\s*charset=(\"[^\"]*\"|[^\s;]*)", re.IGNORECASE)
 _CID = re.compile(r"[!#-;=?-~]{1,200}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METHODS = ("PUBLISH", "REQUEST", "REPLY", "ADD", "CANCEL", "REFRESH", "COUNTER", "DECLINECOUNTER")
@@ -248,6 +249,7 @@ def _is_utf8(encoding: str) -> bool:
 
 
 def _with_charset(media_type: str) -> str:
-    """A text's reader would take it for ASCII, or guess."""
-    known = not media_type.lower().startswith("text/") or "charset=" in media_type.lower()
-    return media_type if known else f"{media_type}; charset=utf-8"
+    """A text's reader would take it for ASCII, or guess. Another charset that the app has named isn't this text's."""
+    if not media_type.lower().startswith("text/"):
+        return media_type
+    return f"{_CHARSET.sub('', media_type)}; charset=utf-8"

@@ -20,6 +20,7 @@ _RESERVED = frozenset(
     "bcc cc content-disposition content-transfer-encoding content-type date from message-id mime-version"
     " return-path sender subject to".split()
 )
+_OF_IDS = ("in-reply-to", "references")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]+>")
 _URL = re.compile(r"(https?|mailto|ftp):", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:/{0,2}", re.IGNORECASE)
@@ -47,6 +48,8 @@ def read_headers(value: object, called: str = "headers") -> Fields:
             # Queued empty, it's nothing.
             if not text:
                 continue
+            if name.lower() in _OF_IDS and "<" not in text:
+                text = _ids(text, f"{called}.{name}")
             check_field(name, text)
             fields.append((name, text))
     if len(fields) > MAX_FIELDS:
