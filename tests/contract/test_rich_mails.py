@@ -70,6 +70,24 @@ async def test_a_rich_mail_arrives_whole(transport: Transport, peer: Peer) -> No
     assert logo == ("image/png", PICTURE, "logo")
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({}, ["invoice.pdf"]), ({"html": None}, ["invoice.pdf", "logo.png"]), ({"html": "<a href='cid:invoice'>"}, [])],
+    ids=["attached", "without html", "in the html"],
+)
+async def test_a_file_that_the_html_doesnt_show_keeps_its_name(
+    transport: Transport, peer: Peer, changes: dict[str, object], named: list[str]
+) -> None:
+    files = [
+        {"filename": "invoice.pdf", "content": "JVBERi0xLjQK", "encoding": "base64", "cid": "invoice"},
+        {"filename": "logo.png", "content": {"type": "Buffer", "data": list(PICTURE)}, "cid": "logo"},
+    ]
+    assert isinstance(await transport.send(mail(attachments=files, **changes), claim), Sent)
+    [arrived] = peer.arrived()
+    assert set(named) <= {name for name, *_ in arrived.files}
+    assert [content for *_, content, _ in arrived.files] == [b"%PDF-1.4\n", PICTURE]
+
+
 async def test_an_invitation_arrives(transport: Transport, peer: Peer) -> None:
     event = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nEND:VCALENDAR\r\n"
     job = mail(icalEvent={"method": "request", "content": event, "filename": "lunch.ics"}, attachments=[])

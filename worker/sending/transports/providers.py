@@ -283,10 +283,10 @@ class Mailgun:
         if tags := [name for name, value in job.tags if not value]:
             form["o:tag"] = tags
         form |= {f"v:{name}": value for name, value in job.tags if value}
-        # What HTML shows by its cid has that as its file name there.
+        # What HTML shows by its cid has that as its file name there; so any other file keeps its own.
         files = [
             ("inline", (file.cid, file.content, file.content_type))
-            if file.cid
+            if _is_in_html(file, job.html)
             else ("attachment", (file.filename or "attachment", file.content, file.content_type))
             for file in _files(mail)
         ]
@@ -337,6 +337,10 @@ def _files(mail: Mail) -> list[Attachment]:
         media_type = f"text/calendar; charset=utf-8; method={event.method}"
         files.append(Attachment(event.filename, media_type, event.content.encode()))
     return files
+
+
+def _is_in_html(file: Attachment, html: str) -> bool:
+    return file.cid != "" and html != "" and (file.inline or f"cid:{file.cid}" in html)
 
 
 def _base64(content: bytes) -> str:
