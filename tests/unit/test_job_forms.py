@@ -220,6 +220,7 @@ def test_attachments(file: dict[str, Any], filename: str, content_type: str, con
         ({"messageId": "<a@b> <c@d>"}, "messageId isn't a mail's Message-ID"),
         ({"list": "x"}, "list is a string"),
         ({"tags": [""]}, "tags holds an empty one"),
+        ({"tags": [{"name": "a", "value": "1"}, {"name": "a", "value": 2}]}, "tags.a and another of this name say"),
         ({"to": {"name": "x"}}, "to has neither address nor email"),
         (
             {"headers": {"X-A": {"prepared": True, "value": "=?utf-8?q?a=0D=0ABcc:_b@x.example?="}}},
@@ -642,6 +643,10 @@ def test_filled_places_have_a_texts_limit_too() -> None:
 def test_one_thing_said_twice_within_a_field(changes: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidJob, match=re.escape(words)):
         job(**changes)
+
+
+def test_a_tag_said_twice_is_said_once() -> None:
+    assert job(tags=["a", {"name": "a", "value": "1"}, "a", {"name": "a", "value": 1}]).tags == (("a", ""), ("a", "1"))
 
 
 def test_an_empty_list_header_is_none() -> None:

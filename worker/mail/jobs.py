@@ -309,4 +309,9 @@ def _tags(value: object, field: str) -> tuple[tuple[str, str], ...]:
             )
     if len(tags) > MAX_TAGS:
         raise InvalidJob(f"{field} holds {len(tags)}; at most {MAX_TAGS} are sent")
-    return tuple(tags)
+    values: dict[str, str] = {}
+    for name, content in tags:
+        # The providers' APIs have each name once.
+        if content and values.setdefault(name, content) != content:
+            raise contradiction(f"{field}.{name}", "another of this name")
+    return tuple(dict.fromkeys(tags))
