@@ -153,7 +153,12 @@ def test_a_placeholder_for_nothing_is_refused(value: object) -> None:
     [
         ({"filename": "a.txt", "content": "Zoe"}, "a.txt", "text/plain", b"Zoe"),
         ({"filename": "a.csv", "content": "Zoë"}, "a.csv", "text/csv; charset=utf-8", "Zoë".encode()),
-        ({"content": "ë", "type": "text/plain; Charset=x"}, "attachment-1.txt", "text/plain; charset=utf-8", "ë".encode()),
+        (
+            {"content": "ë", "type": "text/plain; Charset=x"},
+            "attachment-1.txt",
+            "text/plain; charset=utf-8",
+            "ë".encode(),
+        ),
         ({"href": "data:text/plain;charset=x,%EB"}, "attachment-1.txt", "text/plain; charset=x", b"\xeb"),
         ({"filename": "a.txt", "content": "Wm8="}, "a.txt", "text/plain", b"Wm8="),
         ({"filename": "a.txt", "content": "Wm8=", "encoding": "base64"}, "a.txt", "text/plain", b"Zo"),

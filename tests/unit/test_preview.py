@@ -118,6 +118,22 @@ def test_what_stays_unfilled_is_said(capsys: pytest.CaptureFixture[str]) -> None
     assert "goes out as it stands: {{ name }}, *|FNAME|* (worker_placeholders" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"unsubscribeUrl": "https://app.example.com/u/{{id}}"},
+        {"headers": {"List-Unsubscribe": "<https://app.example.com/u/{{id}}>"}},
+        {"from": "{{id}} <news@example.com>"},
+        {"to": {"name": "{{id}}", "address": "a@example.org"}},
+    ],
+    ids=str,
+)
+def test_what_stays_unfilled_in_the_header_is_said(fields: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("left.jsonl").write_text(json.dumps({"to": "a@example.org", "subject": "s", "text": "x", **fields}) + "\n")
+    assert main(["check", "--jobs", "left.jsonl"]) == 0
+    assert "goes out as it stands: {{id}} (worker_placeholders" in capsys.readouterr().out
+
+
 def test_what_is_refused_is_listed_by_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     job = {"to": "a@example.org", "text": "x", "colour": "red"}
     lines = [job if number % 2 else {**job, "sendAt": "2099-01-01"} for number in range(60)]

@@ -59,7 +59,8 @@ class Job:
     @property
     def unfilled(self) -> tuple[str, ...]:
         """What looks like a placeholder, and goes out as it stands."""
-        return unfilled(self.subject, self.html, self.text)
+        names = (one.name for one in (self.sender, *self.to, *self.cc, *self.reply_to))
+        return unfilled(self.subject, self.html, self.text, *names, *(value for _, value in self.headers))
 
     @property
     def recipients(self) -> tuple[Address, ...]:
