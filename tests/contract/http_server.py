@@ -57,13 +57,14 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, JSON body or another text, and further headers; or `close` or `stall` instead."""
+    """Status, JSON body or another text or bytes, and further headers; or `close` or `stall` instead."""
 
     status: int = 200
     body: object = None
     headers: dict[str, str] = field(default_factory=dict)
     instead: str = ""
     text: str = ""
+    content: bytes = b""
 
 
 @dataclass(slots=True)
@@ -95,6 +96,7 @@ class HttpServer:
                 if answer.instead == _STALL:
                     await asyncio.sleep(3600)
                 body = answer.text.encode() if answer.body is None else json.dumps(answer.body).encode()
+                body = answer.content or body
                 headers = {"content-type": "application/json", **answer.headers, "content-length": str(len(body))}
                 head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
                 writer.write(f"HTTP/1.1 {answer.status} Reason\r\n{head}\r\n".encode() + body)

@@ -1,6 +1,7 @@
 """Files that a job names by their address, from a server that speaks HTTP and misbehaves."""
 
 import asyncio
+import gzip
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -38,6 +39,10 @@ def job(server: HttpServer, *paths: str) -> Job:
     return replace(found, attachments=attachments)
 
 
+def packed(content: bytes, encoding: str) -> Answer:
+    return Answer(content=gzip.compress(content), headers={"content-encoding": encoding})
+
+
 async def test_a_campaigns_mails_share_a_file(server: HttpServer, files: AttachmentFiles) -> None:
     filled = await asyncio.gather(*(files.fill(job(server, "a.pdf", "b.pdf")) for _ in range(20)))
     assert {file.content for one in filled for file in one.attachments} == {b"%PDF-1.4"}
@@ -64,8 +69,11 @@ async def test_what_fails_for_now_is_asked_for_again(server: HttpServer, files: 
         (Answer(503), 3, "it answers 503"),
         (Answer(instead="close"), 3, "an attachment can't be fetched"),
         (Answer(text="x" * (MAX_ATTACHED_BYTES + 1)), 1, "has more than 7,000,000 bytes"),
+        (packed(bytes(MAX_ATTACHED_BYTES + 1), "gzip"), 1, "has more than 7,000,000 bytes"),
+        (packed(gzip.compress(bytes(100)), "gzip, gzip"), 1, "it answers in the encoding 'gzip, gzip'"),
+        (Answer(text="rubbish", headers={"content-encoding": "gzip"}), 3, "an attachment can't be fetched"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 async def test_what_cant_be_had_is_a_sentence(
     server: HttpServer, files: AttachmentFiles, answer: Answer, requests: int, words: str
@@ -75,6 +83,13 @@ async def test_what_cant_be_had_is_a_sentence(
         await files.fill(job(server, "a.pdf?signature=secret"))
     assert "secret" not in str(caught.value)
     assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize("size", [100, MAX_ATTACHED_BYTES])
+async def test_an_answer_may_be_packed(server: HttpServer, files: AttachmentFiles, size: int) -> None:
+    server.check = packed(b"x" * size, "gzip")
+    filled = await files.fill(job(server, "a.pdf"))
+    assert filled.attachments[0].content == b"x" * size
 
 
 async def test_all_files_of_a_mail_have_one_limit(server: HttpServer, files: AttachmentFiles) -> None:

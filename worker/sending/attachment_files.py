@@ -3,6 +3,7 @@ allow, and from nowhere else."""
 
 import asyncio
 import time
+import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,6 +21,10 @@ AGAIN_SECONDS = (1.0, 5.0)
 #: A campaign's mails have the same files: the last ones are kept for so long, so many bytes at the most.
 KEPT_SECONDS = 300.0
 KEPT_BYTES = 8_000_000
+#: How an answer may be packed (RFC 9110, 8.4.1), and whether it is then. These are asked for.
+_ENCODINGS = {"": False, "identity": False, "gzip": True, "x-gzip": True, "deflate": True}
+# zlib's: either, as the first bytes tell.
+_GZIP_OR_ZLIB = 47
 
 
 class AttachmentFiles:
@@ -72,27 +77,34 @@ class AttachmentFiles:
 
         if self._client is None:
             # An address elsewhere, to which a redirection leads, isn't allowed.
-            self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, follow_redirects=False)
+            self._client = httpx.AsyncClient(
+                timeout=TIMEOUT_SECONDS, follow_redirects=False, headers={"Accept-Encoding": "gzip, deflate"}
+            )
         problem = ""
         for wait_seconds in (0.0, *self._again_seconds):
             await asyncio.sleep(wait_seconds)
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS), self._client.stream("GET", url) as answer:
-                    if answer.status_code == 200:
-                        return await _body(answer, url)
+                    encoding = answer.headers.get("content-encoding", "").strip().lower()
+                    if answer.status_code == 200 and encoding in _ENCODINGS:
+                        return await _body(answer, packed=_ENCODINGS[encoding], url=url)
                     problem = f"it answers {answer.status_code}"
+                    if answer.status_code == 200:
+                        problem = f"it answers in the encoding {encoding[:60]!r}, which wasn't asked for"
                     if answer.status_code < 500 and answer.status_code != 429:
                         break
-            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, TimeoutError, zlib.error) as error:
                 problem = " ".join(str(error).split())[:100] or type(error).__name__
         # In the same words for each file there: by them a campaign's fault is told from one recipient's.
         raise InvalidJob(f"an attachment can't be fetched from {_host(url)}: {problem}")
 
 
-async def _body(answer: "httpx.Response", url: str) -> bytes:
+async def _body(answer: "httpx.Response", *, packed: bool, url: str) -> bytes:
     data = bytearray()
-    async for chunk in answer.aiter_bytes():
-        data += chunk
+    # httpx unpacks whatever has come as a whole, and some hundred bytes may hold a gigabyte.
+    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB) if packed else None
+    async for chunk in answer.aiter_raw():
+        data += chunk if unpacker is None else unpacker.decompress(chunk, MAX_ATTACHED_BYTES + 1 - len(data))
         if len(data) > MAX_ATTACHED_BYTES:
             raise InvalidJob(f"an attachment at {_host(url)} has more than {MAX_ATTACHED_BYTES:,} bytes")
     return bytes(data)
