@@ -208,3 +208,12 @@ def test_what_is_no_sandbox_is_a_mistake(value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({**GOOD, "MAIL_SANDBOX": value})
     assert "MAIL_SANDBOX" in str(caught.value.mistakes)
+
+
+@pytest.mark.parametrize("url", ["smtp://user:hidden@mail.example:25", "smtp://user:hidden@mail.example:99999"])
+@pytest.mark.parametrize("kind", ["capture:", ""])
+def test_a_catchers_login_is_refused_and_not_shown(kind: str, url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({**GOOD, "MAIL_SANDBOX": kind + url})
+    assert "MAIL_SANDBOX holds a user or a password" in str(caught.value.mistakes)
+    assert "hidden" not in str(caught.value.mistakes)

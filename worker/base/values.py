@@ -148,9 +148,17 @@ class Values:
             except InvalidJob as error:
                 self._mistake(str(error), name)
                 return None
-        url = _parse_url(target)
         if kind == "capture" and target.startswith("/"):
             return Sandbox(directory=Path(target))
+        if "//" in target and "@" in target:
+            # The value isn't shown: it may hold a password.
+            self._mistake(
+                f"{name} holds a user or a password, but a mail catcher gets mails without one:"
+                " capture:smtp://HOST:PORT",
+                name,
+            )
+            return None
+        url = _parse_url(target)
         if kind == "capture" and url is not None and url.scheme == "smtp" and url.host and not (url.path or url.rest):
             return Sandbox(catcher=(url.host, url.port or CATCHER_PORT))
         self._mistake(
