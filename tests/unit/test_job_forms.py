@@ -85,7 +85,13 @@ def test_a_sender_beside_the_author() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"replyTo": ["a@x.example", "b@x.example"]}, {"headers": {"reply-to": "a@x.example, b@x.example"}}]
+    "fields",
+    [
+        {"replyTo": ["a@x.example", "b@x.example"]},
+        {"replyToList": [{"email": "a@x.example"}, {"email": "b@x.example", "name": "B"}]},
+        {"headers": {"reply-to": "a@x.example, b@x.example"}},
+    ],
+    ids=str,
 )
 def test_answers_go_to_several(fields: dict[str, Any]) -> None:
     assert [one.email for one in job(**fields).reply_to] == ["a@x.example", "b@x.example"]

@@ -15,7 +15,7 @@ NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "fromName": ("fromName",),
         "fromEmail": ("fromEmail",),
         "sender": ("sender",),
-        "replyTo": ("replyTo",),
+        "replyTo": ("replyTo", "replyToList"),
         "subject": ("subject",),
         "html": ("html", "htmlContent", "htmlBody"),
         "text": ("text", "textContent", "textBody"),
