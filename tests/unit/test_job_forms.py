@@ -231,6 +231,7 @@ def test_attachments(file: dict[str, Any], filename: str, content_type: str, con
         ({"messageId": "<a@b> <c@d>"}, "messageId isn't a mail's Message-ID"),
         ({"list": "x"}, "list is a string"),
         ({"tags": [""]}, "tags holds an empty one"),
+        ({"list": {"help": ["h@x.example"] * 101}}, "list holds 101 fields; at most 100 are sent"),
         ({"tags": [{"name": "a", "value": "1"}, {"name": "a", "value": 2}]}, "tags.a and another of this name say"),
         ({"to": {"name": "x"}}, "to has neither address nor email"),
         (
@@ -616,8 +617,9 @@ def test_a_fetched_files_name_is_no_header() -> None:
         {"to": "@" * 15_000 + "<a@b.example>"},
         {"body": "<p " * 1_000_000},
         {"headers": [[[[]]]]},
+        {"content": [{"type": "text/plain", "value": str(number)} for number in range(200_000)]},
     ],
-    ids=["blanks", "quotes", "signs", "tags", "lists"],
+    ids=["blanks", "quotes", "signs", "tags", "lists", "parts"],
 )
 def test_hostile_values_end_soon(change: dict[str, Any]) -> None:
     began = time.process_time()
@@ -634,6 +636,11 @@ def test_the_queues_name_for_a_job_is_nobodys() -> None:
 
 def test_a_name_goes_with_an_author_who_has_none() -> None:
     assert job(**{"from": "news@acme.example", "fromName": "Acme"}).sender == Address("Acme", "news@acme.example")
+
+
+def test_a_filled_subject_has_a_lines_limit_too() -> None:
+    with pytest.raises(InvalidJob, match="subject is longer than 10,000 characters"):
+        parse_job({**LEAST, "subject": "{{words}}" * 20, "words": "x" * 600}, PLACEHOLDERS)
 
 
 def test_filled_places_have_a_texts_limit_too() -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from worker.errors import InvalidJob
 from worker.mail.buffers import is_buffer, read_content
-from worker.mail.fields import encoded, escape_html, kind, line, shorten, without_surrogates
+from worker.mail.fields import MAX_HEADER_CHARACTERS, encoded, escape_html, kind, line, shorten, without_surrogates
 
 MAX_BODY_CHARACTERS = 10_000_000
 #: In so many characters at its beginning a text shows whether it's HTML.
@@ -56,10 +56,7 @@ def read_texts(fields: Mapping[str, object], names: Mapping[str, str]) -> tuple[
     contradicted = ""
     if "body" in fields:
         body, name = fields["body"], names["body"]
-        parts = _parts(body, name) if isinstance(body, list) else [_body(body, name)]
-        if len(parts) > len({is_html for _, is_html in parts}):
-            raise InvalidJob(f"{name} holds two parts of one type, which say different things: queue one of them")
-        for words, is_html in parts:
+        for words, is_html in _parts(body, name) if isinstance(body, list) else [_body(body, name)]:
             kept = html if is_html else text
             if kept and not same_words(kept, words):
                 contradicted = "html" if is_html else "text"
@@ -113,15 +110,15 @@ def _body(value: object, name: str) -> tuple[str, bool]:
 
 def _parts(body: list[object], name: str) -> list[tuple[str, bool]]:
     """SendGrid's `content`, a list of `{type, value}`: each text once, and whether it's HTML."""
-    found: list[tuple[str, bool]] = []
+    found: dict[bool, str] = {}
     for part in body:
         media_type = part.get("type") if isinstance(part, dict) else None
         if not isinstance(part, dict) or media_type not in ("text/html", "text/plain"):
             raise InvalidJob(f"{name} holds a part that is neither text/plain nor text/html: {shorten(media_type)}")
-        one = read_text(part.get("value"), f"{name}.value"), media_type == "text/html"
-        if one[0] and one not in found:
-            found.append(one)
-    return found
+        words, is_html = read_text(part.get("value"), f"{name}.value"), media_type == "text/html"
+        if words and found.setdefault(is_html, words) != words:
+            raise InvalidJob(f"{name} holds two parts of one type, which say different things: queue one of them")
+    return [(words, is_html) for is_html, words in found.items()]
 
 
 def fill(content: Content, placeholders: Placeholders, data: Mapping[str, object], used: set[str]) -> Content:
@@ -183,6 +180,8 @@ def check_length(content: Content) -> None:
     Raises:
         InvalidJob: it mayn't.
     """
+    if len(content.subject) > MAX_HEADER_CHARACTERS:
+        raise InvalidJob(f"subject is longer than {MAX_HEADER_CHARACTERS:,} characters")
     if (longest := max(len(content.html), len(content.text))) > MAX_BODY_CHARACTERS:
         raise InvalidJob(f"the mail has {longest:,} characters; at most {MAX_BODY_CHARACTERS:,} are sent")
 

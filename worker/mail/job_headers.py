@@ -165,6 +165,8 @@ def _list_fields(value: object, called: str) -> Fields:
             ]
             if entries:
                 fields.append((header, ", ".join(entries)))
+    if len(fields) > MAX_FIELDS:
+        raise InvalidJob(f"{called} holds {len(fields)} fields; at most {MAX_FIELDS} are sent")
     return tuple(fields)
 
 
