@@ -28,6 +28,10 @@ class InvalidSender(InvalidJob):
     """The job's sender can't be read; or it names none, and neither do this host's settings."""
 
 
+class InvalidTemplate(InvalidJob):
+    """The template that a job needs isn't there, or is wrong: so it's with all that need it."""
+
+
 class InvalidFile(MailWorkerError):
     """A file of jobs can't be read, or holds jobs that can't become mails. One sentence a line."""
 

@@ -16,8 +16,15 @@ from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, read_jobs, wait_until
 from worker.base import keys
+from worker.base.redis_client import CountingRedis
+from worker.mail.addresses import Address
+from worker.mail.jobs import Defaults
+from worker.queue.control import AsyncControl
 from worker.queue.producer import enqueue
-from worker.queue.templates import add_template
+from worker.queue.templates import Templates, add_template
+from worker.sending.attachment_files import AttachmentFiles
+from worker.sending.checking import Checker, Unclear
+from worker.sending.delivery import Parked
 
 HTML = "<h1>Hello {{name}}</h1>\n" + "<p>Grüße: this paragraph is only here for its weight.</p>\n" * 160
 #: By the 100,000 that docs/jobs.md speaks of, 60 MB.
@@ -78,6 +85,23 @@ def test_a_missing_template_or_word_fails_nobody(
     queue.hdel(keys.CONTROL, "nobody")
     wait_until(lambda: _resumed_and_sent(programs, services, campaign), seconds=120)
     assert queue.hget(keys.counts(campaign.id), "failed") is None
+
+
+async def test_a_template_that_goes_while_its_mails_are_sent_fails_nobody(
+    queue: redis.Redis, client: CountingRedis
+) -> None:
+    sender = Address("", "news@example.com")
+    check = Checker(AsyncControl(client), Defaults(sender), Templates(client), AttachmentFiles())
+    jobs = [{"campaignId": "c", "subscriberId": n, "to": "a@b.example", "templateId": "spring"} for n in range(3)]
+    queue.hset(keys.counts("c"), "sent", 100)
+    assert isinstance(await check(jobs[0]), Unclear)
+    # Those that were in hand by then leave still.
+    queue.hincrby(keys.counts("c"), "sent", 1)
+    assert isinstance(await check(jobs[1]), Unclear)
+    stored: Any = queue.hget(keys.counts("c"), "fault")
+    fault = json.loads(stored)
+    queue.hset(keys.counts("c"), "fault", json.dumps({**fault, "at": fault["at"] - 10_000}))
+    assert await check(jobs[2]) == Parked("c")
 
 
 def _resumed_and_sent(programs: Programs, services: Services, campaign: Any) -> bool:

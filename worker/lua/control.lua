@@ -10,6 +10,7 @@
 -- ARGV[4]   messages to drop at once, of cancel; BullMQ's jobs to bring back at once, of unpark; subscriber, of fault;
 --           seconds for which the campaign's counts live, of resume
 -- ARGV[5]   those seconds, of fault   ARGV[6]  what is the same in such jobs, of fault
+-- ARGV[7]   1 if no job alone can be wrong in this way, of fault
 --
 -- In mail:counts:CAMPAIGN, besides the counts (see states.lua):
 --   fault   JSON of the jobs that were wrong in the same way of late: at (ms), sent (mails until then), words, who
@@ -29,7 +30,7 @@ local SERIES_MS = 300000
 
 -- Whether all jobs of the campaign are wrong: `yes`, `no`, or nobody can say yet. While nothing of it is sent, three of
 -- three are enough, or one for which no other comes along. When mails of it were sent, others have to be as wrong while
--- none is sent any more.
+-- none is sent any more; but it needs no others where no job alone can be wrong so.
 local function in_all_jobs(words, subscriber)
   local known = redis.call('HMGET', counts, 'sent', 'fault')
   local sent, fault = tonumber(known[1]) or 0, known[2] and cjson.decode(known[2])
@@ -51,6 +52,8 @@ local function in_all_jobs(words, subscriber)
   local age_ms, others = NOW_MS - fault.at, #fault.who
   if sent == 0 then
     return ((others >= 3 and age_ms >= NOT_YET_MS) or age_ms >= ALONE_MS) and 'yes'
+  elseif ARGV[7] == '1' then
+    return age_ms >= AMONG_SENT_MS and 'yes'
   elseif sent > fault.sent then
     return 'no'
   elseif age_ms >= AMONG_SENT_MS then

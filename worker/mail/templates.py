@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from worker.errors import InvalidJob
+from worker.errors import InvalidJob, InvalidTemplate
 from worker.mail.content import Content, one_line, read_text, word
 from worker.mail.fields import escape_html, kind, line
 
@@ -88,9 +88,9 @@ def no_template(name: str) -> Template:
     """Finds none.
 
     Raises:
-        InvalidJob: always.
+        InvalidTemplate: always.
     """
-    raise InvalidJob(f"there's no template {name}: add it with mail-worker template add {name} FILE")
+    raise InvalidTemplate(f"there's no template {name}: add it with mail-worker template add {name} FILE")
 
 
 def read_template(name: str, value: object) -> Template:

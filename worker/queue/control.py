@@ -56,11 +56,17 @@ class AsyncControl:
                 "campaign %s is paused: %s. Mend it, then: mail-worker resume %s", campaign_id, reason, campaign_id
             )
 
-    async def fault(self, campaign_id: str, subscriber_id: str, reason: str, hint: str) -> Fault:
+    async def fault(
+        self, campaign_id: str, subscriber_id: str, reason: str, hint: str, *, never_alone: bool = False
+    ) -> Fault:
         """Tells of a job that can't become a mail, or of a sender that is refused. If it seems to be so in all of the
-        campaign's, it's paused, which is said once, with the `hint` what to do."""
+        campaign's, it's paused, which is said once, with the `hint` what to do.
+
+        Args:
+            never_alone: whether no job alone can be wrong in this way.
+        """
         kind = same_words(reason) or reason
-        words = ("fault", campaign_id, encodable(reason), subscriber_id, LEDGER_SECONDS, encodable(kind))
+        words = ("fault", campaign_id, encodable(reason), subscriber_id, LEDGER_SECONDS, encodable(kind), +never_alone)
         wait_ms, news, sender = await self._script(keys=_keys(""), args=list(words))
         if news:
             logger.error(

@@ -9,7 +9,7 @@ import redis
 import redis.asyncio
 
 from worker.base import keys
-from worker.errors import InvalidJob
+from worker.errors import InvalidJob, InvalidTemplate
 from worker.mail.templates import FindTemplate, Template, no_template, read_template
 
 #: So long a process goes by what it has read; and so long by there being none.
@@ -105,4 +105,4 @@ def _read(name: str, data: bytes | None) -> Template | InvalidJob:
     try:
         return no_template(name) if data is None else read_template(name, data)
     except InvalidJob as error:
-        return error
+        return InvalidTemplate(str(error))

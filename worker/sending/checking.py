@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass
 
-from worker.errors import InvalidJob, InvalidRecipient, InvalidSender
+from worker.errors import InvalidJob, InvalidRecipient, InvalidSender, InvalidTemplate
 from worker.mail.jobs import Defaults, Job, parse_job, template_of
 from worker.mail.shape import recipient_key, with_sender
 from worker.queue.control import AsyncControl
@@ -17,6 +17,7 @@ MAX_TOLD = 50
 logger = logging.getLogger(__name__)
 
 _SENDER_HINT = "or send its mails from another address: mail-worker resume {campaign} --from 'NAME <ADDRESS>'"
+_TEMPLATE_HINT = "then: mail-worker resume {campaign}"
 _HINT = (
     "then drop what is queued (mail-worker cancel {campaign}), take that back (mail-worker resume {campaign}), and"
     " queue it again: who got a mail gets no other."
@@ -61,8 +62,10 @@ class Checker:
             if recipient is None or not isinstance(raw, dict):
                 raise
             campaign_id, subscriber_id = recipient
-            hint = _SENDER_HINT if isinstance(error, InvalidSender) else _HINT
-            fault = await self._control.fault(campaign_id, subscriber_id, str(error), hint.format(campaign=campaign_id))
+            lacks_template = isinstance(error, InvalidTemplate)
+            hint = _TEMPLATE_HINT if lacks_template else _SENDER_HINT if isinstance(error, InvalidSender) else _HINT
+            hint = hint.format(campaign=campaign_id)
+            fault = await self._control.fault(campaign_id, subscriber_id, str(error), hint, never_alone=lacks_template)
             if isinstance(error, InvalidSender) and fault.sender:
                 return await self(with_sender(raw, fault.sender))
             if fault.paused:
