@@ -308,6 +308,19 @@ def test_root_and_passwords_are_closed(instance: Instance) -> None:
     assert "kbdinteractiveauthentication no" in settings
 
 
+def test_why_the_admin_cannot_come_in_is_told(instance: Instance, play: Play) -> None:
+    assert instance.shell(HOST, ["sh", "-c", "echo 'No logins tonight.' >/run/nologin"]) == 0
+    try:
+        done = play()
+    finally:
+        assert instance.shell(HOST, ["rm", "/run/nologin"]) == 0
+    printed = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert f"{HOST} can't be reached by SSH as root" in printed
+    assert "The admin user of an earlier run can't come in either (No logins tonight. Connection closed by" in printed
+    assert play().returncode == 0
+
+
 def test_a_guesser_is_banned_and_the_admin_is_not(instance: Instance, services: Services) -> None:
     for _ in range(15):
         assert as_admin(instance, "true").returncode == 0
