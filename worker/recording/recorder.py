@@ -67,17 +67,20 @@ class Recorder:
 
     def run(self) -> None:
         """Works until told to stop. While the database or Redis is away, results stay in the outbox."""
-        opened = started = False
+        opened = started = holding = False
         while not self._stop.is_set():
             try:
                 if not opened:
                     self._outbox.open()
+                    opened = holding = True
                 if not started:
                     self._campaigns.open_parked()
                     started = True
-                # What this recorder held before a restart or an outage comes first.
-                results = self._next_batch() if opened else self._outbox.own(MOST_AT_ONCE)
-                opened = opened or not results
+                # What this recorder held before a restart or an outage comes first, once: what can't be written comes
+                # back by `Outbox.abandoned`.
+                results = self._outbox.own(MOST_AT_ONCE) if holding else []
+                holding = bool(results)
+                results = results or self._next_batch()
                 self._writer.write(results)
                 if results or time.monotonic() >= self._next_campaigns:
                     self._next_campaigns = time.monotonic() + self._campaigns.close_complete()
