@@ -1,11 +1,12 @@
 """Words that others wrote, where people read them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from worker.mail.words import one_line, shown
-from worker.operating.campaign import CampaignReport
+from worker.operating.campaign import CampaignReport, Ended, write_csv
 from worker.operating.log_files import _shown
 from worker.operating.why import Life
 
@@ -33,3 +34,18 @@ def test_a_terminal_gets_nothing_to_obey(obeyed: str) -> None:
 def test_words_are_left_alone() -> None:
     assert one_line(" 550 Größe\r\n\t\u200d no 🌷 ") == "550 Größe \u200d no 🌷"
     assert shown("Traceback:\n\tFile") == "Traceback:\n\tFile"
+
+
+def test_a_spreadsheet_gets_no_formula(tmp_path: Path) -> None:
+    ended = [
+        Ended("=1+1", "failed", 0.0, "@SUM(1)"),
+        Ended("s-2", "failed", 1.0, "\r=1+1"),
+        Ended("-a1", "x", 2.0, "+"),
+    ]
+    write_csv(tmp_path / "failed.csv", ended)
+    assert (tmp_path / "failed.csv").read_bytes().decode().split("\r\n")[1:] == [
+        "'=1+1,failed,1970-01-01T00:00:00+00:00,'@SUM(1)",
+        's-2,failed,1970-01-01T00:00:01+00:00,"\'\r=1+1"',
+        "-a1,x,1970-01-01T00:00:02+00:00,'+",
+        "",
+    ]

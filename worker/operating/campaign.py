@@ -30,6 +30,7 @@ SPEED_MINUTES = 10
 _ENDED = {"f": "failed", "g": "given up"}
 #: What differs between two recipients of one reply: their addresses, ids and times.
 _OWN_WORDS = re.compile(r"<[^<>\s]*>|\S+@\S+|\b[0-9A-Za-z]*\d[0-9A-Za-z]{7,}\b")
+_PLAIN_ID = re.compile(r"[\w-]+")
 _GIVEN_UP = re.compile(r"^given up after \d+ attempts")
 
 
@@ -133,7 +134,7 @@ def write_csv(path: Path, ended: list[Ended]) -> None:
             writer.writerow(["subscriber", "result", "at", "words"])
             for one in sorted(ended, key=lambda one: one.at):
                 at = datetime.fromtimestamp(one.at, UTC).isoformat(timespec="seconds")
-                writer.writerow([one.subscriber, one.result, at, _inert(one.words)])
+                writer.writerow([_inert_id(one.subscriber), one.result, at, _inert(one.words)])
     except OSError as error:
         raise OperatorMistake(f"{path} can't be written: {error.strerror}.") from None
 
@@ -145,8 +146,13 @@ def grouped(ended: list[Ended]) -> dict[str, int]:
 
 
 def _inert(words: str) -> str:
-    # A spreadsheet would take a server's words for a formula.
-    return f"'{words}" if words[:1] in ("=", "+", "-", "@", "\t") else words
+    # A spreadsheet would take a server's words, or an app's id, for a formula.
+    return f"'{words}" if words.startswith(("=", "+", "-", "@", "\t", "\r")) else words
+
+
+def _inert_id(identity: str) -> str:
+    # One of letters, digits and - is nothing that a spreadsheet could obey, and stays as the app has it.
+    return identity if _PLAIN_ID.fullmatch(identity) else _inert(identity)
 
 
 def _report(
