@@ -16,7 +16,7 @@ import redis
 from worker import __version__
 from worker.base.redis_client import connect, explain
 from worker.base.settings import JobSettings, Settings, load_job_settings, load_settings
-from worker.errors import InvalidJob, MailWorkerError, SettingsError
+from worker.errors import InvalidJob, MailWorkerError, OperatorMistake, SettingsError
 from worker.mail.names import use_own_names
 
 if TYPE_CHECKING:
@@ -294,6 +294,11 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     if options.watch:
         from worker.operating.watch import watch
 
+        if options.json or not sys.stdout.isatty():
+            raise OperatorMistake(
+                "status --watch is a screen, and there's no terminal to show it in: ssh -t makes one; --json is for"
+                " a single look."
+            )
         watch(look)
         return 0
     try:

@@ -45,11 +45,27 @@ def test_all_processes_in_the_order_of_time(programs: Programs, directory: Path)
     [
         (["-s", "yesterday"], "--since 'yesterday' isn't a time: write 30m, 2h, 1d or 2026-01-31T12:00 (UTC).\n"),
         (["-g", "("], "--grep '(' isn't a pattern: missing ), unterminated subpattern at position 0.\n"),
+        (["-n", "-3"], "--lines -3 is less than none: write how many lines of the past you want.\n"),
         (["--directory", "/nowhere"], "/nowhere isn't there: this command is for a host that sends.\n"),
     ],
 )
 def test_what_is_wrong(programs: Programs, directory: Path, words: list[str], sentence: str) -> None:
     assert programs.run("logs", "--directory", str(directory), *words) == (1, sentence)
+
+
+def test_files_of_others(programs: Programs, directory: Path) -> None:
+    everything = programs.run("logs", "--directory", str(directory))
+    (directory / "mail-worker_00.log.gz").write_bytes(b"\x1f\x8b\xff")
+    (directory / "mail-worker_00.log.1.gz").write_bytes(b"\x1f\x8b\xff")
+    (directory / "mail-worker_00.log.²").write_bytes(b"\x1f\x8b\xff")
+    assert programs.run("logs", "--directory", str(directory)) == everything
+    (directory / "other.log").write_bytes(
+        b'{"time": "2026-11-28T04:00:00.000Z", "level": [], "message": 3}\n\xff\x1b[2J\n'
+    )
+    assert programs.run("logs", "--directory", str(directory))[1].splitlines()[:2] == [
+        "other  2026-11-28T04:00:00  []       3",
+        "other  \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[2J",
+    ]
 
 
 def test_it_follows_what_is_written_and_rotated(programs: Programs, directory: Path) -> None:

@@ -27,6 +27,15 @@ ROOT = Path(__file__).parents[2]
 RATE = "20/s,2000/h"
 
 
+def test_without_a_terminal_it_says_what_to_do(programs: Programs) -> None:
+    for words in (["--watch"], ["--watch", "--json"]):
+        code, shown = programs.run("status", *words)
+        assert (code, shown.partition(":")[0]) == (
+            1,
+            "status --watch is a screen, and there's no terminal to show it in",
+        )
+
+
 def test_a_fleet_fits_on_a_small_terminal(
     programs: Programs,
     environment: dict[str, str],

@@ -16,6 +16,7 @@ from worker.mail.words import shown
 
 LOOK_SECONDS = 0.5
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_NUMBER = re.compile(r"\.[0-9]{1,9}")
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 #: As logs.py writes text.
 _TEXT_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
@@ -28,6 +29,8 @@ def logs(options: Namespace, directory: Path) -> int:
     """`mail-worker logs [-n LINES] [-s SINCE] [-g GREP] [-f] [--json]`"""
     if not directory.is_dir():
         raise OperatorMistake(f"{directory} isn't there: this command is for a host that sends.")
+    if options.lines < 0:
+        raise OperatorMistake(f"--lines {options.lines} is less than none: write how many lines of the past you want.")
     since = _since(options.since)
     try:
         wanted = re.compile(options.grep)
@@ -66,10 +69,16 @@ def _read_all(directory: Path) -> Iterator[Line]:
 
 def _read(directory: Path, process: str) -> Iterator[Line]:
     """A process's lines, those of its oldest rotated file first."""
-    rotated = sorted(directory.glob(f"{process}.log.*"), key=lambda path: int(path.suffix[1:] or 0), reverse=True)
+    # As supervisord numbers them. What somebody has compressed or copied beside them is left alone.
+    numbered = [path for path in directory.glob(f"{process}.log.*") if _NUMBER.fullmatch(path.suffix)]
+    rotated = sorted(numbered, key=lambda path: int(path.suffix[1:]), reverse=True)
     at = ""
     for path in [*rotated, directory / f"{process}.log"]:
-        with path.open(encoding="utf-8", errors="replace") as stream:
+        try:
+            stream = path.open(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            continue  # It was rotated away just now.
+        with stream:
             for text in stream:
                 at = _time(text) or at
                 yield at, process, text.rstrip("\n")
@@ -80,9 +89,14 @@ def _follow(directory: Path) -> Iterator[Line]:
     first = True
     while True:
         for path in sorted(directory.glob("*.log")):
-            inode = path.stat().st_ino
-            if path not in streams or streams[path][0] != inode:
-                stream = path.open(encoding="utf-8", errors="replace")
+            try:
+                inode = path.stat().st_ino
+                stream = None
+                if path not in streams or streams[path][0] != inode:
+                    stream = path.open(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
+                continue  # It's being rotated: the next look finds it.
+            if stream is not None:
                 if first:
                     stream.seek(0, 2)
                 elif path in streams:
