@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from worker.base.alerting import QuietHours
+from worker.base.alerting import AlertSettings, QuietHours
 from worker.queue.events import happened
 from worker.watching.alerts import HOLD_SECONDS, OVER_SECONDS, Known, event, plan, untold
-from worker.watching.troubles import KINDS, Trouble
+from worker.watching.status import AccountStatus, CampaignCounts, Status
+from worker.watching.troubles import KINDS, Trouble, fleet_troubles
 
 DISK = Trouble("disk:mail1", "mail1 has 10 MB of disk left: remove something.")
 DEAD = Trouble("dead", "1 message can't be worked on: mail-worker dead list says why.", urgent=False)
@@ -101,6 +102,7 @@ def test_wrong_quiet_hours(text: str) -> None:
 
 def test_what_happened_once() -> None:
     alert = event(happened("done", "Campaign c is complete: 1 sent, 0 failed.", 5.0).encode())
+    assert alert is not None
     assert (alert.kind, alert.state, alert.urgent, alert.since) == ("done", "happened", False, 5.0)
     assert alert.shown == "Campaign c is complete: 1 sent, 0 failed."
 
@@ -109,3 +111,23 @@ def test_the_page_has_each_kind() -> None:
     page = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
     for kind, what in KINDS.items():
         assert f"| `{kind}` | {what} |" in page
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("paused: by an operator", False),
+        ("cancelled: by an operator", False),
+        ("paused: 550 5.7.1 blocked, ask your network operator", True),
+        ("paused: 60 of 100 mails failed", True),
+    ],
+)
+def test_a_pause_is_told_unless_somebody_said_it_himself(state: str, told: bool) -> None:
+    campaign = CampaignCounts("c-1", 40, 60, 0, 0, 0, state)
+    account = AccountStatus("smtp:a@b", "", 0.0, False, None, (), ())
+    status = Status(
+        *(0, 0, 0, 0, 0, 0, None, 0, None, 0, {}, 0, 0, 0, [], 0, 1, [campaign], 1, [], 0, {}, None, {}),
+        account=account,
+    )
+    found = fleet_troubles(status, [], {}, AlertSettings(), 0.0)
+    assert [trouble.key for trouble in found] == (["paused:c-1"] if told else [])

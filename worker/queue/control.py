@@ -30,6 +30,9 @@ def _keys(bullmq: str) -> list[str]:
     return [*keys.QUEUE_KEYS, keys.OPEN_CAMPAIGNS, *keys.bullmq_keys(bullmq), keys.IDLE_CAMPAIGNS]
 
 
+#: The reason of a pause or a cancel that nobody needs to be told of.
+BY_HAND = "by an operator"
+
 logger = logging.getLogger(__name__)
 
 
@@ -90,7 +93,7 @@ class Control:
 
     def pause(self, campaign_id: str) -> bool:
         """Stops taking its messages; False if it was paused or cancelled before."""
-        return self._say("pause", campaign_id, "by an operator") == 1
+        return self._say("pause", campaign_id, BY_HAND) == 1
 
     def resume(self, campaign_id: str, sender: str = "") -> Resumed | None:
         """Goes on, or takes a cancel back, whose dropped messages stay dropped; None if there's nothing to do.
@@ -114,7 +117,7 @@ class Control:
         """Drops the waiting messages, returns how many. Those that are still unsorted, delayed or fetched go when their
         turn comes, and BullMQ's jobs fail: none of them leaves after this."""
         total = 0
-        while dropped := self._say("cancel", campaign_id, "by an operator", DROP_AT_ONCE):
+        while dropped := self._say("cancel", campaign_id, BY_HAND, DROP_AT_ONCE):
             total += dropped
         self._bring_jobs_back(campaign_id)
         return total

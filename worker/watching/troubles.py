@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from worker.base.alerting import AlertSettings
+from worker.queue.control import BY_HAND
 from worker.watching.host import Broker, Host
 from worker.watching.points import Point
 from worker.watching.programs import Program
@@ -218,7 +219,7 @@ def fleet_troubles(
             urgent=False,
         )
     for campaign in status.campaigns:
-        if campaign.state.startswith("paused") and "operator" not in campaign.state:
+        if campaign.state.startswith("paused") and campaign.state != f"paused: {BY_HAND}":
             yield Trouble(
                 f"paused:{campaign.campaign_id}",
                 f"Campaign {campaign.campaign_id} is {campaign.state}. Solve it, then: mail-worker resume"
