@@ -36,15 +36,18 @@ local function short(text)
   return text and string.sub(text, 1, REASON_BYTES) or ''
 end
 
--- The first of a list of which the JSON has so many bytes.
-local function within(list, bytes)
-  local shown = {}
+-- The first of a list of which the JSON has so many bytes. What is longer by itself hides none behind it.
+local function within(list, most)
+  local shown, bytes = {}, most
   for _, item in ipairs(list) do
-    bytes = bytes - #cjson.encode(item) - 1
-    if bytes < 0 then
-      break
+    local size = #cjson.encode(item) + 1
+    if size <= most then
+      bytes = bytes - size
+      if bytes < 0 then
+        break
+      end
+      shown[#shown + 1] = item
     end
-    shown[#shown + 1] = item
   end
   return shown
 end

@@ -76,7 +76,7 @@ class Fleet:
                 self._points += read_points(self._client, self._points[-1].at if self._points else 0)
                 self._points = [point for point in self._points if point.at > time.time() - 86_400]
                 told: Any = self._client.lrange(keys.TOLD, 0, TOLD - 1)
-                self._told = [json.loads(line) for line in told]
+                self._told = list(filter(None, map(_told, told)))
                 self._lists_at = now
             return {
                 "status": self._status,
@@ -95,6 +95,15 @@ class Fleet:
         """What `mail-worker campaign` says."""
         report, _, missing = report_of(self._client, self._settings, campaign_id)
         return {**asdict(report), "missing": missing}
+
+
+def _told(line: bytes) -> list[Any] | None:
+    """When something was told, its state and its sentence; None if it's nothing of ours."""
+    try:
+        at, state, sentence = json.loads(line)
+        return [float(at), str(state), str(sentence)]
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def serve(client: CountingBlockingRedis, settings: Settings, port: int) -> ThreadingHTTPServer:

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 import redis.asyncio
@@ -16,6 +17,11 @@ import redis.asyncio
 from worker import __version__
 from worker.base import keys
 from worker.base.usage import cpu_seconds, resident_mb
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Told = TypeVar("Told", bound="DataclassInstance")
 
 #: An idle worker speaks every 110 s.
 SILENT_AFTER_SECONDS = 150.0
@@ -85,16 +91,31 @@ def alive(client: "redis.Redis") -> list[Process]:
     Raises:
         redis.RedisError: Redis is away.
     """
-    processes = [read_line(value) for value in client.hvals(keys.PROCESSES)]
+    found = map(read_line, client.hvals(keys.PROCESSES))
     now = time.time()
     return sorted(
-        (process for process in processes if now - process.seen_at < SILENT_AFTER_SECONDS),
+        (process for process in found if process is not None and now - process.seen_at < SILENT_AFTER_SECONDS),
         key=lambda process: process.name,
     )
 
 
-def read_line(line: bytes | str) -> Process:
-    """What a process has told about itself (`as_json`)."""
-    # Another release's processes may tell more.
-    known = {field.name for field in fields(Process)}
-    return Process(**{name: value for name, value in json.loads(line).items() if name in known})
+def read_line(line: bytes | str) -> Process | None:
+    """What a process has told about itself (`as_json`); None if it's nothing of ours, which hides no other process."""
+    return read_told(Process, line)
+
+
+def read_told(kind: type[Told], line: bytes | str) -> Told | None:
+    """A dataclass of texts and numbers as JSON. Another release may tell more; None if it's less than is needed, or
+    another type than its field's."""
+    try:
+        told = json.loads(line)
+        found = kind(**{name: told[name] for name in (field.name for field in fields(kind)) if name in told})
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return found if all(_fits(getattr(found, field.name), field.type) for field in fields(kind)) else None
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    # `bool` is an int, too, and JSON has no float that is whole.
+    wanted = {str: str, int: int, float: int | float, bool: bool, bool | None: bool | None, int | None: int | None}
+    return isinstance(value, wanted[kind])

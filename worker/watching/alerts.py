@@ -120,10 +120,14 @@ def untold(plan: Plan, known: Mapping[str, Known]) -> Plan:
     return result
 
 
-def event(line: bytes) -> Alert:
-    """What happened once, as `happened` wrote it."""
-    found = json.loads(line)
-    return Alert(found["kind"], found["kind"], found["sentence"], found["urgent"], "happened", found["at"])
+def event(line: bytes) -> Alert | None:
+    """What happened once, as `happened` wrote it; None if it's nothing of ours."""
+    try:
+        found = json.loads(line)
+        kind, sentence = str(found["kind"]), str(found["sentence"])
+        return Alert(kind, kind, sentence, bool(found["urgent"]), "happened", float(found["at"]))
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
 
 
 def _alert(key: str, sentence: str, urgent: bool, state: str, since: float) -> Alert:

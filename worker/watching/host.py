@@ -8,9 +8,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from worker.queue.processes import read_told
 from worker.watching.programs import Program
 
 #: Where the worker writes: its logs.
@@ -53,10 +54,9 @@ class Host:
         return json.dumps(asdict(self))
 
     @classmethod
-    def read(cls, line: str | bytes) -> "Host":
-        """What `as_json` wrote; another release's host may tell more."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(line).items() if name in known})
+    def read(cls, line: str | bytes) -> "Host | None":
+        """What `as_json` wrote; None if it's nothing of ours, which hides no other host."""
+        return read_told(cls, line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,15 @@ class Point:
         return json.dumps([*numbers, self.dead_letters, self.commands, self.campaigns], separators=(",", ":"))
 
     @classmethod
-    def read(cls, line: bytes | str) -> "Point":
-        """What `as_json` wrote."""
-        return cls(*json.loads(line)[:10])
+    def read(cls, line: bytes | str) -> "Point | None":
+        """What `as_json` wrote; None if it's nothing of ours."""
+        try:
+            *numbers, campaigns = json.loads(line)[:10]
+            sent = {str(name): int(number) for name, number in campaigns.items()}
+            at, waiting, in_work, delayed, accepted, failed, outbox, dead_letters, commands = map(int, numbers)
+            return cls(at, waiting, in_work, delayed, accepted, failed, outbox, dead_letters, commands, sent)
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            return None
 
     @classmethod
     def of(cls, status: Status, now: float) -> "Point":
@@ -71,8 +77,8 @@ def read_points(client: "redis.Redis", since: int = 0) -> list[Point]:
     points: list[Point] = []
     for start in range(0, KEPT_POINTS, _AT_ONCE):
         lines: Any = client.lrange(keys.POINTS, start, start + _AT_ONCE - 1)
-        page = [point for point in map(Point.read, lines) if point.at > since]
-        points += page
-        if len(page) < _AT_ONCE:
+        page = [point for point in map(Point.read, lines) if point is not None]
+        points += [point for point in page if point.at > since]
+        if len(lines) < _AT_ONCE or (page and page[-1].at <= since):
             break
     return points[::-1]

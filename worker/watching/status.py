@@ -2,9 +2,9 @@
 It reads Redis only. `mail-worker status`, the page, the metrics and the alerts all have their numbers from it."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
@@ -18,6 +18,8 @@ from worker.watching.host import Host
 #: https://upstash.com/pricing/redis: pay as you go, after the free commands of a month.
 DOLLARS_PER_COMMAND = 0.2 / 100_000
 FREE_COMMANDS = 500_000
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +148,12 @@ def read_status(
         number_of_parked_campaigns=found["number_of_parked_campaigns"],
         commands=found["commands"],
         commands_inside=found["commands_inside"],
-        processes=sorted((read_line(line) for _, line in found["processes"]), key=lambda process: process.name),
+        processes=sorted(_told(read_line(line) for _, line in found["processes"]), key=lambda process: process.name),
         number_of_processes=found["number_of_processes"],
         working=found["working"],
         campaigns=[_campaign(*row) for row in sorted(found["campaigns"])],
         number_of_campaigns=found["number_of_campaigns"],
-        hosts=sorted(map(Host.read, found["hosts"]), key=lambda host: host.name),
+        hosts=sorted(_told(map(Host.read, found["hosts"])), key=lambda host: host.name),
         number_of_hosts=found["number_of_hosts"],
         totals={result: int(number) for result, number in found["totals"]},
         memory=_memory(found["info"]),
@@ -159,6 +161,10 @@ def read_status(
         account=_account(account, limits, found),
         bullmq=look(client, bullmq) if bullmq else None,
     )
+
+
+def _told(found: Iterable[Found | None]) -> Iterator[Found]:
+    return (one for one in found if one is not None)
 
 
 def _ask(

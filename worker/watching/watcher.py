@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 150
 WANTED_POINTS = 61
 EVENTS_AT_ONCE = 20
+#: What reading a line raises that is nothing of ours: not JSON, another type, a field that isn't there, too deep.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 logger = logging.getLogger(__name__)
 
@@ -143,13 +145,12 @@ class Watcher:
     def _look_at_fleet(self, found: list[Any], now: float) -> Fleet:
         lines, events, hosts, known_lines, durations, brokers = found
         settings = self._settings
-        points = [Point.read(line) for line in lines]
+        points = [point for point in map(Point.read, lines) if point is not None]
         known = dict(_known(known_lines))
         heard_at, troubles = {}, []
-        for host, line in _pairs(hosts):
-            at_ms, listed = json.loads(line)
-            heard_at[host.decode()] = at_ms / 1000
-            troubles += [Trouble(*trouble) for trouble in json.loads(listed)]
+        for name, at, listed in _heard(hosts):
+            heard_at[name] = at
+            troubles += listed
         for broker in _brokers(brokers):
             # A broker that is a worker too tells of itself, and more.
             if broker.name not in heard_at:
@@ -159,7 +160,7 @@ class Watcher:
         quiet = settings.alerts.quiet_hours is not None and settings.alerts.quiet_hours.hold_at(now)
         planned = plan(troubles, known, now, quiet=quiet)
         told = [] if quiet else [event(line) for line in reversed(events)]
-        happened = [one for one in told if one.kind != "done" or settings.alerts.campaign_done]
+        happened = [one for one in told if one is not None and (one.kind != "done" or settings.alerts.campaign_done)]
         alerts = [*planned.alerts, *happened]
         if alerts and not self._tell(alerts):
             planned, told, alerts = untold(planned, known), [], []
@@ -177,7 +178,7 @@ class Watcher:
         )
         if problem := ping(settings.alerts):
             logger.error("%s", problem)
-        return Fleet(status, {name.decode(errors="replace"): int(number) for name, number in _pairs(durations)})
+        return Fleet(status, {name.decode(errors="replace"): int(n) for name, n in _pairs(durations) if n.isdigit()})
 
     def _tell(self, alerts: list[Alert]) -> bool:
         for alert in alerts:
@@ -222,15 +223,26 @@ def _known(lines: list[bytes]) -> Iterator[tuple[str, Known]]:
     for key, line in _pairs(lines):
         try:
             yield key.decode(errors="replace"), Known.read(line)
-        except ValueError:
+        except UNREADABLE:
             logger.warning("%s holds what isn't a trouble; it's left alone.", keys.TROUBLES)
+
+
+def _heard(lines: list[bytes]) -> Iterator[tuple[str, float, list[Trouble]]]:
+    """Each host, when it told of itself (in seconds since 1970), and what is wrong there."""
+    for host, line in _pairs(lines):
+        try:
+            at_ms, listed = json.loads(line)
+            troubles = [Trouble(str(key), str(sentence), bool(urgent)) for key, sentence, urgent in json.loads(listed)]
+            yield host.decode(errors="replace"), float(at_ms) / 1000, troubles
+        except UNREADABLE:
+            logger.warning("%s holds what no host tells; it's left alone.", keys.HOST_TROUBLES)
 
 
 def _brokers(lines: list[bytes]) -> Iterator[Broker]:
     for name, line in _pairs(lines):
         try:
             yield Broker.read(name.decode(errors="replace"), line)
-        except (ValueError, TypeError):
+        except UNREADABLE:
             logger.warning("%s holds what no broker tells; it's left alone.", keys.BROKERS)
 
 
