@@ -125,6 +125,21 @@ def test_it_shows_a_campaign_and_why_somebody_got_nothing(
     picture(page, "page-dark")
 
 
+@pytest.mark.parametrize(
+    ("waiting", "labels"), [(0, ["2", "1", "0"]), (3, ["4", "2", "0"]), (1000, ["1,000", "500", "0"])]
+)
+def test_a_plots_lines_have_their_numbers(
+    page: Page, address: str, queue: redis.Redis, waiting: int, labels: list[str]
+) -> None:
+    now = int(time.time()) // 60 * 60
+    for ago in (2, 1):
+        queue.lpush(keys.POINTS, Point(now - ago * 60, waiting, 0, 0, 0, 0, 0, 0, 0, {}).as_json())
+    page.goto(address)
+    expect(page.locator("#waiting svg text[text-anchor=end]:not(:last-child)")).to_have_text(
+        [*labels[::-1], re.compile("[AP]M$")]
+    )
+
+
 def test_it_fits_a_phone_and_works_by_keyboard(
     browser: Browser, address: str, queue: redis.Redis, make_campaign: MakeCampaign
 ) -> None:

@@ -150,8 +150,9 @@ function showPlots() {
 }
 
 function round(highest) {
-  const size = 10 ** Math.floor(Math.log10(Math.max(highest, 1)));
-  return [1, 2, 2.5, 5, 10].map((factor) => factor * size).find((step) => step >= highest) || 1;
+  // An even number, so that its half is one, too.
+  const size = 10 ** Math.floor(Math.log10(Math.max(highest, 2)));
+  return [1, 2, 4, 6, 8, 10].map((factor) => factor * size).find((step) => step >= highest && step % 2 === 0);
 }
 
 function plot(figure, title, series) {
@@ -233,13 +234,13 @@ function showCampaigns(status) {
 }
 
 function progress(campaign) {
-  const values = state.points.filter((point) => campaign in point.campaigns).map((point) => [point.at, point.campaigns[campaign]]);
+  const values = state.points.filter((point) => Object.hasOwn(point.campaigns, campaign)).map((point) => [point.at, point.campaigns[campaign]]);
   if (values.length < 2) {
     return null;
   }
   const [first, last] = [values[Math.max(values.length - 11, 0)], values[values.length - 1]];
   const perMinute = (60 * Math.max(last[1] - first[1], 0)) / Math.max(last[0] - first[0], 60);
-  return element("small", {}, `${number(perMinute)} a minute of late; first seen at ${clock(values[0][0])}`);
+  return element("small", {}, `${number(perMinute)} a minute lately; first seen at ${clock(values[0][0])}`);
 }
 
 async function showFailures(details) {
@@ -255,7 +256,7 @@ async function showFailures(details) {
 
 function showAccount(status) {
   const { account } = status;
-  const parts = [element("p", {}, `${account.name}: ${account.stopped ? "refused" : account.slowed ? "slowed down by the provider" : "sends"}${account.speed ? `, ${account.speed.toFixed(1)} mails/s of late` : ""}.`)];
+  const parts = [element("p", {}, `${account.name}: ${account.stopped ? "refused" : account.slowed ? "slowed down by the provider" : "sends"}${account.speed ? `, ${account.speed.toFixed(1)} mails/s lately` : ""}.`)];
   for (const limit of account.limits) {
     const words = `${number(limit.used)} of ${number(limit.mails)} in ${duration(limit.seconds)}`;
     parts.push(element("div", {}, words, element("meter", { min: 0, max: limit.mails, value: Math.min(limit.used, limit.mails), "aria-label": words })));
