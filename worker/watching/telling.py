@@ -6,7 +6,7 @@ import json
 import smtplib
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from urllib.parse import unquote, urlsplit
@@ -41,7 +41,7 @@ def ping(settings: AlertSettings) -> str:
     if not settings.ping_url:
         return ""
     try:
-        httpx.get(settings.ping_url, timeout=TIMEOUT_SECONDS, verify=_trusted()).raise_for_status()
+        _ask("GET", settings.ping_url)
     except httpx.HTTPError as error:
         return f"The dead man's switch can't be reached ({_problem(error)}): check worker_alert_ping_url."
     return ""
@@ -77,11 +77,15 @@ def _by_webhook(alerts: Sequence[Alert], settings: AlertSettings, fleet: str) ->
         digest = hmac.new(settings.webhook_secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
         headers[SIGNATURE] = f"t={at},v1={digest}"
     try:
-        httpx.post(
-            settings.webhook_url, content=body, headers=headers, timeout=TIMEOUT_SECONDS, verify=_trusted()
-        ).raise_for_status()
+        _ask("POST", settings.webhook_url, body, headers)
     except httpx.HTTPError as error:
         yield f"The webhook for alerts doesn't take them ({_problem(error)}): check worker_alert_webhook_url."
+
+
+def _ask(method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+    # What stands below the answer's head is nobody's business, and may never end.
+    with httpx.stream(method, url, content=body, headers=headers, timeout=TIMEOUT_SECONDS, verify=_trusted()) as answer:
+        answer.raise_for_status()
 
 
 def _by_mail(alerts: Sequence[Alert], settings: AlertSettings, fleet: str) -> Iterator[str]:
