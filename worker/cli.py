@@ -331,7 +331,7 @@ def _why(settings: Settings, options: argparse.Namespace) -> int:
     for life in answer.lives:
         print("\n".join(life.lines()))
     if not answer.lives:
-        print(f"Nothing is known of {options.who}: no queue, ledger or list has it.")
+        print(answer.nothing(options.who))
     for sentence in answer.missing:
         print(sentence, file=sys.stderr)
     return answer.exit_code

@@ -91,6 +91,13 @@ def test_nobody_and_nothing(programs: Programs) -> None:
     )
 
 
+def test_what_could_not_be_asked_is_not_said_to_be_unknown(programs: Programs) -> None:
+    code, said = programs.run("why", "nobody@example.org", SUPABASE_URL="http://127.0.0.1:1")
+    assert code == 5
+    assert "Nothing was found of nobody@example.org where it could be looked for" in said
+    assert "Not known is which subscriber has the address: Supabase can't be reached" in said
+
+
 def test_mails_that_come_again_or_cannot_be_worked_on(programs: Programs, queue: redis.Redis) -> None:
     busy = f"busy-{uuid4().hex}@testbed.example"  # The first time.
     jobs: list[dict[str, Any]] = [
@@ -105,7 +112,7 @@ def test_mails_that_come_again_or_cannot_be_worked_on(programs: Programs, queue:
     wait_until(lambda: "delayed" in ask(programs, "s-1")[1])
     code, said = ask(programs, busy)
     assert code == 3
-    assert "is delayed in the queue after 1 tries, due in" in said
+    assert "is delayed in the queue after 1 try, due in" in said
     assert "; the last one: 450" in said
     # Of a mail outside any campaign the ledger knows its id alone, and that's gone with the job.
     assert ask(programs, "single@testbed.example")[0] == 5

@@ -89,7 +89,7 @@ class Fleet:
         """What `mail-worker why` says."""
         answer = Why(self._client, self._settings).find(who, "")
         lines = [line for life in answer.lives for line in life.lines()]
-        return {"lines": [*(lines or [f"Nothing is known of {who}."]), *answer.missing]}
+        return {"lines": [*(lines or [answer.nothing(who)]), *answer.missing]}
 
     def campaign(self, campaign_id: str) -> dict[str, Any]:
         """What `mail-worker campaign` says."""

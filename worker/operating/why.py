@@ -71,6 +71,12 @@ class Answer:
     lives: list[Life] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
+    def nothing(self, who: str) -> str:
+        """A sentence where nothing was found, which says no more than what was asked."""
+        if self.missing:
+            return f"Nothing was found of {who} where it could be looked for; what couldn't be asked may know more."
+        return f"Nothing is known of {who}: no queue, ledger or list has it."
+
     @property
     def exit_code(self) -> int:
         """That of the mail that is worst off."""
@@ -216,7 +222,7 @@ class Why:
 
     def _tell_job(self, life: Life, found: FoundJob) -> None:
         queue = self._settings.bullmq if found.in_bullmq else "the queue"
-        tries = f" after {found.attempts} tries" if found.attempts else ""
+        tries = f" after {found.attempts} {'try' if found.attempts == 1 else 'tries'}" if found.attempts else ""
         words = f"; the last one: {found.words}" if found.words else ""
         due = ""
         if found.due_at is not None:
