@@ -98,6 +98,16 @@ def test_what_could_not_be_asked_is_not_said_to_be_unknown(programs: Programs) -
     assert "Not known is which subscriber has the address: Supabase can't be reached" in said
 
 
+def test_a_campaign_that_is_paused_has_no_end(programs: Programs, queue: redis.Redis) -> None:
+    queue.hset(keys.counts("c-9"), "sent", "120")
+    queue.rpush(keys.lane("c-9"), "1", "2")
+    for minute in (1, 2):
+        queue.lpush(keys.POINTS, f'[{60 * minute},0,0,0,0,0,0,0,0,{{"c-9":{60 * minute}}}]')
+    assert "done in about 2 s" in programs.run("campaign", "c-9")[1]
+    programs.run("pause", "c-9")
+    assert "speed      1.0 mails/s\n" in programs.run("campaign", "c-9")[1]
+
+
 def test_mails_that_come_again_or_cannot_be_worked_on(programs: Programs, queue: redis.Redis) -> None:
     busy = f"busy-{uuid4().hex}@testbed.example"  # The first time.
     jobs: list[dict[str, Any]] = [

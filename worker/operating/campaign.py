@@ -185,7 +185,7 @@ def _report(
         database_status=database_status,
         unsent=unsent,
         speed=speed,
-        seconds_left=left / speed if speed and left else None,
+        seconds_left=left / speed if speed and left and state == "sending" else None,
         words=grouped(ended),
     )
     return report, missing
