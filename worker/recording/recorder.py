@@ -77,10 +77,9 @@ class Recorder:
                     self._campaigns.open_parked()
                     started = True
                 # What this recorder held before a restart or an outage comes first, once: what can't be written comes
-                # back by `Outbox.abandoned`.
-                results = self._outbox.own(MOST_AT_ONCE) if holding else []
-                holding = bool(results)
-                results = results or self._next_batch()
+                # back by `Outbox.abandoned`. Nothing new is taken before the database has answered.
+                results = self._outbox.own(MOST_AT_ONCE) if holding else self._next_batch()
+                holding = holding and bool(results)
                 self._writer.write(results)
                 if results or time.monotonic() >= self._next_campaigns:
                     self._next_campaigns = time.monotonic() + self._campaigns.close_complete()
