@@ -110,7 +110,7 @@ def main() -> None:
                     f" {bullmq['cpu_per_1000'] / ours['cpu_per_1000']:.2f}× the CPU (the app's queue, Dramatiq's)",
                     flush=True,
                 )
-            for peer in {"node", BASE} & cell.keys() if "ours" in cell else ():
+            for peer in [one for one in ("node", BASE) if one in cell and "ours" in cell]:
                 ours, other = cell["ours"], cell[peer]
                 print(
                     f"ours / {peer}: {ours['mails_per_second'] / other['mails_per_second']:.2f}× the mails a second,"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.mail.words import one_line, shown
+from worker.mail.words import shown_line, shown_lines
 from worker.operating.campaign import CampaignReport, Ended, write_csv
 from worker.operating.log_files import _shown
 from worker.operating.why import Life
@@ -21,8 +21,8 @@ def test_a_terminal_gets_nothing_to_obey(obeyed: str) -> None:
     report = CampaignReport("c-1", "", 0, 1, 0, 0, 0, None, None, None, None, {words: 1})
     line = json.dumps({"time": "2026-11-28T05:00:00.000Z", "message": words})
     for text in (
-        one_line(words),
-        shown(words),
+        shown_line(words),
+        shown_lines(words),
         *life.lines(),
         *report.lines(),
         _shown(("", "mail-worker_00", line), as_json=False),
@@ -32,8 +32,8 @@ def test_a_terminal_gets_nothing_to_obey(obeyed: str) -> None:
 
 
 def test_words_are_left_alone() -> None:
-    assert one_line(" 550 Größe\r\n\t\u200d no 🌷 ") == "550 Größe \u200d no 🌷"
-    assert shown("Traceback:\n\tFile") == "Traceback:\n\tFile"
+    assert shown_line(" 550 Größe\r\n\t\u200d no 🌷 ") == "550 Größe \u200d no 🌷"
+    assert shown_lines("Traceback:\n\tFile") == "Traceback:\n\tFile"
 
 
 def test_a_spreadsheet_gets_no_formula(tmp_path: Path) -> None:

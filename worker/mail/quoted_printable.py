@@ -7,7 +7,7 @@ from functools import lru_cache
 #: So many bytes, and the line's rest.
 _BLOCK = 500
 _LONGEST_BLOCK = 1_500
-#: At most a megabyte in all; a third of that with lines of 100 bytes.
+#: A third of a megabyte in all with lines of 100 bytes; 1.6 MB if each block is long and has no ASCII.
 _KEPT_BLOCKS = 256
 #: Of a longer text, nothing would be left when the next one comes.
 _LONGEST_KEPT = _BLOCK * _KEPT_BLOCKS // 2

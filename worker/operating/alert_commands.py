@@ -40,5 +40,5 @@ def forget(settings: Settings, options: Namespace) -> int:
     client = connect(settings.redis_url)
     if not sum(client.hdel(key, options.host) for key in (keys.HOSTS, keys.HOST_TROUBLES, keys.BROKERS)):
         raise OperatorMistake(f"No host {options.host} is known: see mail-worker status.")
-    print(f"{options.host} is forgotten; if it still runs, it comes back within a minute")
+    print(f"{options.host} is forgotten; if it still runs, it comes back within minutes")
     return 0

@@ -17,7 +17,7 @@ from worker.base import keys
 from worker.base.redis_client import connect
 from worker.base.settings import Settings
 from worker.errors import DatabaseRejected, DatabaseUnavailable, OperatorMistake
-from worker.mail.words import one_line
+from worker.mail.words import shown_line
 from worker.operating.status import duration
 from worker.recording.database import SupabaseDatabase
 from worker.watching.points import Point, read_points
@@ -65,7 +65,7 @@ class CampaignReport:
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        yield f"campaign   {one_line(f'{self.campaign}: {self.state}')}"
+        yield f"campaign   {shown_line(f'{self.campaign}: {self.state}')}"
         yield (
             f"mails      {self.sent:,} sent, {self.failed:,} failed, {self.given_up:,} given up, {self.uncertain:,}"
             f" were uncertain, {self.waiting:,} wait in Dramatiq's queue"
@@ -77,7 +77,7 @@ class CampaignReport:
             end = "" if self.seconds_left is None else f", done in about {duration(self.seconds_left)}"
             yield f"speed      {self.speed:.1f} mails/s{end}"
         for words, number in list(self.words.items())[:SHOWN_WORDS]:
-            yield f"{number:>10} {one_line(words)}"
+            yield f"{number:>10} {shown_line(words)}"
         if len(self.words) > SHOWN_WORDS:
             yield f"           and {len(self.words) - SHOWN_WORDS} further replies: --csv FILE has them all"
 

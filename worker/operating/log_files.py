@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from worker.errors import OperatorMistake
-from worker.mail.words import shown
+from worker.mail.words import shown_lines
 
 LOOK_SECONDS = 0.5
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -126,8 +126,8 @@ def _shown(line: Line, *, as_json: bool) -> str:
     try:
         found = json.loads(text)
     except ValueError:
-        return f"{process}  {shown(text)}"
+        return f"{process}  {shown_lines(text)}"
     if not isinstance(found, dict) or "message" not in found:
-        return f"{process}  {shown(text)}"
+        return f"{process}  {shown_lines(text)}"
     about = "".join(f"  {name} {found[name]}" for name in ("campaign", "subscriber", "attempt") if found.get(name))
-    return shown(f"{process}  {at}  {found.get('level', '')!s:<7}  {found['message']}{about}")
+    return shown_lines(f"{process}  {at}  {found.get('level', '')!s:<7}  {found['message']}{about}")

@@ -18,7 +18,7 @@ from worker.ledger.ledger import Entry
 from worker.mail.addresses import parse_address, unicode_domain
 from worker.mail.jobs import Job, parse_job
 from worker.mail.shape import recipient_key
-from worker.mail.words import one_line
+from worker.mail.words import shown_line
 from worker.queue.search import FoundJob, search
 from worker.queue.templates import finder
 from worker.recording.database import SupabaseDatabase
@@ -58,10 +58,10 @@ class Life:
     def lines(self) -> Iterator[str]:
         """For people."""
         campaign = f"campaign {self.campaign}, subscriber" if self.campaign else "mail"
-        yield one_line(f"{campaign} {self.subscriber}: {self.verdict}")
+        yield shown_line(f"{campaign} {self.subscriber}: {self.verdict}")
         for at, words in self.facts:
             when = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S") if at else " " * 19
-            yield f"  {when}  {one_line(words)}"
+            yield f"  {when}  {shown_line(words)}"
 
 
 @dataclass(slots=True)

@@ -76,7 +76,7 @@ class Broker:
         """From Redis.
 
         Raises:
-            ValueError, TypeError: it isn't that.
+            ValueError, TypeError, LookupError: it isn't that.
         """
         told = json.loads(line)
         return cls(

@@ -16,7 +16,7 @@ from worker.base.settings import Secret
 from worker.errors import AccountRefused, TransportUnavailable
 from worker.mail.message import Mail
 from worker.mail.outcomes import Failed, NotClaimed, Outcome, Reply, Retry, SenderRefused, Sent, Slow, Uncertain
-from worker.mail.words import one_line
+from worker.mail.words import shown_line
 from worker.sending.transports.base import Claim
 
 TIMEOUT_SECONDS = 30.0
@@ -173,7 +173,7 @@ class HttpTransport:
             words = self._provider.explain(body)
         except (ValueError, RecursionError):
             body, words = None, data[: 4 * MAX_REPLY_CHARACTERS].decode(errors="replace")
-        words = one_line(words)[:MAX_REPLY_CHARACTERS]
+        words = shown_line(words)[:MAX_REPLY_CHARACTERS]
         return Response(answer.status_code, words, answer.headers, body, empty=not data.strip())
 
     def _outcome(self, response: Response) -> Outcome:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from worker.mail.outcomes import Reply, Stage, classify_smtp
-from worker.mail.words import one_line
+from worker.mail.words import shown_line
 
 MAX_REPLY_BYTES = 65_536
 #: Content is given in such blocks, so that it shows whether it leaves; most mails are one.
@@ -333,7 +333,7 @@ class SmtpSession(asyncio.Protocol):
         if line[3:4] == b"-":
             return
         text = " ".join(part[4:].decode(errors="replace").strip() for part in self._lines)
-        self._replies.append(SmtpReply(int(line[:3]), one_line(text)))
+        self._replies.append(SmtpReply(int(line[:3]), shown_line(text)))
         self._lines = []
         self._reply_bytes = 0
         self._wake(True)
