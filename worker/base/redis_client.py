@@ -226,12 +226,11 @@ _EVEN_IF_FULL = "redis.call('DEL', KEYS[1] .. ':none')\n"
 
 
 def script(*names: str) -> str:
-    """The text of lua/….lua; where there are several, those in front hold functions that the last one uses."""
-    return (
-        _EVEN_IF_FULL
-        + (_id_names() if "ids" in names else "")
-        + "".join(files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names)
-    )
+    """The text of lua/….lua; where there are several, those in front hold functions that the last one uses. Without the
+    comments, which each process and Redis would hold."""
+    texts = (files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names)
+    lines = (line for text in texts for line in map(str.strip, text.splitlines()) if not line.startswith("--"))
+    return _EVEN_IF_FULL + (_id_names() if "ids" in names else "") + "\n".join(lines)
 
 
 def _id_names() -> str:

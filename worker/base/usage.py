@@ -9,7 +9,7 @@ _PAGE_BYTES = resource.getpagesize()
 
 def resident_mb() -> int:
     """This process's memory that isn't swapped out (proc(5), statm)."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * _PAGE_BYTES // 1_000_000
 
 

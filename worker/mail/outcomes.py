@@ -119,7 +119,8 @@ class _Rule:
 
     codes: re.Pattern[str]
     enhanced: re.Pattern[str]
-    words: tuple[re.Pattern[str], ...]
+    #: Patterns; `re` compiles them, and keeps them, when a reply comes of which they are asked. Most need no words.
+    words: tuple[str, ...]
     means: Reply
     source: str
     stages: frozenset[Stage]
@@ -129,7 +130,7 @@ class _Rule:
             stage in self.stages
             and self.codes.fullmatch(code) is not None
             and self.enhanced.fullmatch(enhanced) is not None
-            and all(words.search(text) for words in self.words)
+            and all(re.search(words, text, re.IGNORECASE) for words in self.words)
         )
 
 
@@ -146,7 +147,7 @@ def _rule(
     return _Rule(
         re.compile(codes),
         re.compile(enhanced),
-        tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns if pattern != _ANY),
+        tuple(pattern for pattern in patterns if pattern != _ANY),
         means,
         source,
         stages,
