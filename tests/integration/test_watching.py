@@ -24,7 +24,7 @@ from tests.integration.programs import Programs, wait_until
 from tests.integration.test_status import watched
 from worker.base import keys
 from worker.queue.producer import enqueue
-from worker.watching.points import read_points
+from worker.watching.points import Point, read_points
 from worker.watching.troubles import KINDS
 
 #: They run beside the others, with services of their own (make watching).
@@ -165,6 +165,28 @@ def test_a_webhook_that_is_away_loses_nothing(
     wait_until(lambda: "happened done" in webhook.told())
     wait_until(lambda: queue.llen(keys.EVENTS) == 0)
     assert webhook.told() == ["happened done"]
+
+
+def test_whoever_reads_alerts_and_never_answers_gets_them_a_few_times(
+    programs: Programs, webhook: Webhook, told: dict[str, str], queue: redis.Redis
+) -> None:
+    webhook.answer = 503
+    queue.lpush(keys.EVENTS, json.dumps({"kind": "done", "sentence": "Once.", "at": 1.0, "urgent": False}))
+    recorder = programs.start("record", module=QUICK, **told)
+    # A point comes each of these minutes, of a second each.
+    wait_until(lambda: queue.llen(keys.POINTS) >= 8)
+    assert 2 <= recorder.text().count("INFO    Once.") <= 4
+
+
+def test_a_clock_that_was_ahead_stops_no_history(programs: Programs, queue: redis.Redis) -> None:
+    now = int(time.time())
+    for at in (now - 60, now + 7200, now + 7260):
+        queue.lpush(keys.POINTS, Point(at, 0, 0, 0, 0, 0, 0, 0, 0, {}).as_json())
+    programs.start("record", module=QUICK)
+    wait_until(lambda: now - 60 < read_points(queue)[-1].at <= time.time())
+    found = [point.at for point in read_points(queue)]
+    assert found == sorted(found)
+    assert found[0] == now - 60
 
 
 def test_what_goes_wrong_on_a_host(programs: Programs, webhook: Webhook, told: dict[str, str], tmp_path: Path) -> None:

@@ -2,10 +2,17 @@
 --
 -- KEYS[1]  mail:points    LIST of points, the newest first   KEYS[2]  mail:troubles  HASH key -> JSON
 -- KEYS[3]  mail:events    LIST of what is to be told once     KEYS[4]  mail:told      LIST of what was told, likewise
--- ARGV[1]  a new point, or empty   ARGV[2]  points that are kept   ARGV[3]  JSON {key: JSON of a trouble, …}
+-- ARGV[1]  a point   ARGV[2]  points that are kept   ARGV[3]  JSON {key: JSON of a trouble, …}
 -- ARGV[4]  JSON [key of a trouble that is over, …]   ARGV[5]  events that were told   ARGV[6]  JSON [what was told, …]
+-- ARGV[7]  the point's minute, in seconds since 1970
 local TOLD_KEPT = 100
-if ARGV[1] ~= '' then
+
+local minute, newest = tonumber(ARGV[7])
+repeat
+  newest = tonumber(string.match(redis.call('LINDEX', KEYS[1], 0) or '', '^%[(%d+)'))
+  -- A clock was ahead for a while: what it wrote is taken back, or no point would come until that time.
+until not newest or newest <= minute or not redis.call('LPOP', KEYS[1])
+if newest ~= minute then
   redis.call('LPUSH', KEYS[1], ARGV[1])
   redis.call('LTRIM', KEYS[1], 0, ARGV[2] - 1)
 end

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 150
 WANTED_POINTS = 61
 EVENTS_AT_ONCE = 20
+#: Alerts that nobody takes are tried again after a minute, then less and less often.
+LONGEST_TELL_WAIT_SECONDS = 900.0
 #: What reading a line raises that is nothing of ours: not JSON, another type, a field that isn't there, too deep.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
@@ -55,6 +57,7 @@ class Watcher:
         self._watched = client.register_script(script("watched"))
         self._restarts = Restarts()
         self._reported = self._reported_inside = 0
+        self._tell_again_at, self._tell_wait_seconds = 0.0, MINUTE_SECONDS / 2
         self._metrics = _metrics(settings)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="watcher")
@@ -168,12 +171,13 @@ class Watcher:
         self._watched(
             keys=[keys.POINTS, keys.TROUBLES, keys.EVENTS, keys.TOLD],
             args=[
-                "" if points and points[0].at >= point.at else point.as_json(),
+                point.as_json(),
                 KEPT_POINTS,
                 json.dumps({key: one.as_json() for key, one in planned.known.items()}),
                 json.dumps(planned.over),
                 len(told),
                 json.dumps([json.dumps([int(now), alert.state, alert.shown]) for alert in alerts]),
+                point.at,
             ],
         )
         if problem := ping(settings.alerts):
@@ -181,13 +185,21 @@ class Watcher:
         return Fleet(status, {name.decode(errors="replace"): int(n) for name, n in _pairs(durations) if n.isdigit()})
 
     def _tell(self, alerts: list[Alert]) -> bool:
+        if time.monotonic() < self._tell_again_at:
+            return False
         for alert in alerts:
             logger.log(logging.WARNING if alert.urgent and alert.state == "began" else logging.INFO, "%s", alert.shown)
         problems = tell(alerts, self._settings.alerts, self._settings.host_name)
         for problem in problems:
             logger.error("%s", problem)
         # Where there are two ways, and one works, somebody knows.
-        return len(problems) < max(len(self._settings.alerts.ways), 1)
+        if len(problems) < max(len(self._settings.alerts.ways), 1):
+            self._tell_wait_seconds = MINUTE_SECONDS / 2
+            return True
+        # Whoever answers too late may have read them, and is to read them a few times at the most.
+        self._tell_wait_seconds = min(self._tell_wait_seconds * 2, LONGEST_TELL_WAIT_SECONDS)
+        self._tell_again_at = time.monotonic() + self._tell_wait_seconds - MINUTE_SECONDS / 2
+        return False
 
     def _programs(self) -> list[Program]:
         try:
