@@ -118,7 +118,10 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     add_campaign_command("pause", _operate, "Stop sending a campaign's mails; they wait.")
-    report = add_campaign_command("campaign", _campaign, "Show how far a campaign is, and why mails of it failed.")
+    report = add("campaign", _campaign, "Show how far a campaign is, and why mails of it failed.")
+    report.add_argument(
+        "campaign", nargs="?", default="", metavar="CAMPAIGN", help="its id; without it: all of the last week"
+    )
     report.add_argument("--csv", type=Path, metavar="FILE", help="write who failed, when and in which words")
     report.add_argument("--json", action="store_true", help="for programs")
     resume = add_campaign_command("resume", _operate, "Go on with a paused campaign.")
@@ -285,6 +288,7 @@ def _report(findings: Iterable["Finding"]) -> int:
 
 
 def _status(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.printing import print_lines
     from worker.operating.status import show
     from worker.operating.status_json import as_json, is_well
     from worker.watching.status import read_status
@@ -310,28 +314,27 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(as_json(status, settings.sandbox), ensure_ascii=False))
     else:
-        for line in show(status, settings.sandbox):
-            print(line)
+        print_lines(show(status, settings.sandbox))
     return 3 if options.exit_code and not is_well(status) else 0
 
 
 def _campaign(settings: Settings, options: argparse.Namespace) -> int:
     from worker.operating.campaign import campaign
+    from worker.operating.campaigns import campaigns
 
-    return campaign(settings, options)
+    return campaign(settings, options) if options.campaign else campaigns(settings, options)
 
 
 def _why(settings: Settings, options: argparse.Namespace) -> int:
+    from worker.operating.printing import print_lines
     from worker.operating.why import Why
 
     answer = Why(connect(settings.redis_url), settings).find(options.who, options.campaign)
     if options.json:
         print(answer.as_json())
         return answer.exit_code
-    for life in answer.lives:
-        print("\n".join(life.lines()))
-    if not answer.lives:
-        print(answer.nothing(options.who))
+    lines = [line for life in answer.lives for line in life.lines()]
+    print_lines(lines or [answer.nothing(options.who)], indent=23)
     for sentence in answer.missing:
         print(sentence, file=sys.stderr)
     return answer.exit_code

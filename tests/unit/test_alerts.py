@@ -123,7 +123,7 @@ def test_the_page_has_each_kind() -> None:
     ],
 )
 def test_a_pause_is_told_unless_somebody_said_it_himself(state: str, told: bool) -> None:
-    campaign = CampaignCounts("c-1", 40, 60, 0, 0, 0, state)
+    campaign = CampaignCounts("c-1", 40, 60, 0, 0, 0, 0, 0, state)
     account = AccountStatus("smtp:a@b", "", 0.0, False, None, (), ())
     status = Status(
         *(0, 0, 0, 0, 0, 0, None, 0, None, 0, {}, 0, 0, 0, [], 0, 1, [campaign], 1, [], 0, {}, None, {}),

@@ -45,7 +45,7 @@ STATUS = Status(
     processes=[Process("mail1/mail-worker_00", "1.2", 17, 5, 1000.0, 40, 600.0, 31, 1.5)],
     number_of_processes=1,
     working=1,
-    campaigns=[CampaignCounts("c1", 40, 2, 1, 7, 0, "paused: 2 of 42 mails failed")],
+    campaigns=[CampaignCounts("c1", 40, 2, 0, 1, 62, 7, 0, "paused: 2 of 42 mails failed")],
     number_of_campaigns=1,
     hosts=[HOST],
     number_of_hosts=1,
@@ -93,6 +93,7 @@ def test_numbers_are_those_of_the_look(seen: Seen) -> None:
     assert found["mail_worker_queue_mails", "dramatiq", "parked"] == 2
     assert found["mail_worker_queue_mails", "bullmq", "in_work"] == 12
     assert found["mail_worker_campaign_mails", "c1", "sent"] == 40
+    assert found["mail_worker_campaign_mails", "c1", "to_go"] == 20
     assert found["mail_worker_campaign_running", "c1"] == 0
     assert found["mail_worker_account_stopped",] == 1
     assert found["mail_worker_account_limit_used_mails", "3600"] == 43

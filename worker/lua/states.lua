@@ -1,7 +1,8 @@
 -- Shared by claim, record and uncertain: what the ledger holds. Stands in front of each of them, behind clock.lua.
 --
 --   mail:ledger:CAMPAIGN  HASH subscriber -> state;  mail:single:ID likewise, for a mail outside any campaign
---   mail:counts:CAMPAIGN  HASH sent | failed | uncertain | given_up | cancelled -> number of mails
+--   mail:counts:CAMPAIGN  HASH sent | failed | uncertain | given_up | cancelled -> number of mails; recipients -> how
+--                         many there are in all, as the recorder counted them last
 -- A state is a letter, then `:milliseconds:` and a detail:
 --   c claimed (detail: the claimant, PROCESS:NUMBER, or - if there's none)   s sent   f failed   u uncertain
 --   g given up: the last try is uncertain, too   (detail: the server's words)

@@ -18,6 +18,7 @@
 -- ARGV[1]   month, as 2026-11   ARGV[2]  what the keys of BullMQ's parked jobs begin with, without the campaign
 -- ARGV[3]   ms of silence after which a process isn't shown
 -- ARGV[4]   JSON [ms of each window, …]   ARGV[5]  JSON {name: 1, …} of processes that are shown in any case
+-- ARGV[6]   what mail:control says of a campaign that an operator has paused
 --
 -- Returns JSON; worker/operating/status.py reads it.
 local windows_ms, asked_for = cjson.decode(ARGV[4]), cjson.decode(ARGV[5])
@@ -119,7 +120,8 @@ for _, process in ipairs(within(others, PROCESSES_BYTES)) do
   named[#named + 1] = process
 end
 
--- Campaigns that wait or are open, by what was heard of them last: each result renews how long their counts are kept.
+-- Campaigns that wait or are open: those that paused by themselves first, for they wait for somebody, then by what was
+-- heard of them last, for each result renews how long their counts are kept.
 local campaigns, known = {}, {}
 local function look_at_campaign(name)
   if known[name] then
@@ -130,7 +132,8 @@ local function look_at_campaign(name)
   if waiting > 0 then
     look_at_head(lane)
   end
-  local campaign = { name = name, waiting = waiting, kept_ms = redis.call('PTTL', 'mail:counts:' .. name) }
+  local campaign = { name = name, waiting = waiting, kept_ms = redis.call('PTTL', 'mail:counts:' .. name),
+    wants_somebody = false }
   known[name] = campaign
   campaigns[#campaigns + 1] = campaign
   return campaign
@@ -143,7 +146,9 @@ local control = some_of('HSCAN', KEYS[11], MOST_PAUSED)
 for i = 1, #control, 2 do
   local name = control[i]
   if string.sub(control[i + 1], 1, 6) == 'paused' and not known[name] then
-    paused = paused + look_at_campaign(name).waiting
+    local campaign = look_at_campaign(name)
+    campaign.wants_somebody = control[i + 1] ~= ARGV[6]
+    paused = paused + campaign.waiting
     number_of_campaigns = number_of_campaigns + 1 - redis.call('SISMEMBER', KEYS[10], name)
   end
 end
@@ -161,7 +166,9 @@ for _, name in ipairs(some_of('SSCAN', KEYS[10], MOST_CAMPAIGNS)) do
   look_at_campaign(name)
 end
 table.sort(campaigns, function(one, other)
-  if (one.waiting > 0) ~= (other.waiting > 0) then
+  if one.wants_somebody ~= other.wants_somebody then
+    return one.wants_somebody
+  elseif (one.waiting > 0) ~= (other.waiting > 0) then
     return one.waiting > 0
   elseif one.kept_ms ~= other.kept_ms then
     return one.kept_ms > other.kept_ms
@@ -171,9 +178,12 @@ end)
 local rows, bytes = {}, CAMPAIGNS_BYTES
 for i, campaign in ipairs(campaigns) do
   local name = campaign.name
-  local counts = redis.call('HMGET', 'mail:counts:' .. name, 'sent', 'failed', 'uncertain')
-  rows[i] = { name, tonumber(counts[1]) or 0, tonumber(counts[2]) or 0, tonumber(counts[3]) or 0,
-    campaign.waiting, redis.call('SCARD', ARGV[2] .. name), short(redis.call('HGET', KEYS[11], name)) }
+  local counts = redis.call('HMGET', 'mail:counts:' .. name, 'sent', 'failed', 'given_up', 'uncertain', 'recipients')
+  for j = 1, 5 do
+    counts[j] = tonumber(counts[j]) or 0
+  end
+  rows[i] = { name, counts[1], counts[2], counts[3], counts[4], counts[5], campaign.waiting,
+    redis.call('SCARD', ARGV[2] .. name), short(redis.call('HGET', KEYS[11], name)) }
   bytes = bytes - #cjson.encode(rows[i]) - 1
   if bytes < 0 then
     rows[i] = nil

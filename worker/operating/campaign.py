@@ -18,6 +18,7 @@ from worker.base.redis_client import connect
 from worker.base.settings import Settings
 from worker.errors import DatabaseRejected, DatabaseUnavailable, OperatorMistake
 from worker.mail.words import shown_line
+from worker.operating.printing import print_lines
 from worker.operating.status import duration
 from worker.recording.database import SupabaseDatabase
 from worker.watching.points import Point, read_points
@@ -55,7 +56,9 @@ class CampaignReport:
     failed: int
     given_up: int
     uncertain: int
-    waiting: int
+    #: Recipients whose mail is still to go, in whichever queue: the database's unsent ones, or those that the recorder
+    #: counted last.
+    to_go: int
     database_status: str | None
     unsent: int | None
     speed: float | None
@@ -68,7 +71,7 @@ class CampaignReport:
         yield f"campaign   {shown_line(f'{self.campaign}: {self.state}')}"
         yield (
             f"mails      {self.sent:,} sent, {self.failed:,} failed, {self.given_up:,} given up, {self.uncertain:,}"
-            f" were uncertain, {self.waiting:,} wait in Dramatiq's queue"
+            f" were uncertain, {self.to_go:,} to go"
         )
         if self.unsent is not None:
             status = self.database_status or "(none)"
@@ -90,10 +93,7 @@ def campaign(settings: Settings, options: Namespace) -> int:
     if options.json:
         print(json.dumps({"format": 1, **asdict(report), "missing": missing}, ensure_ascii=False))
         return 0
-    for line in report.lines():
-        print(line)
-    if missing:
-        print(missing)
+    print_lines([*report.lines(), *filter(None, (missing,))])
     if options.csv:
         print(f"{len(ended):,} who got no mail are in {options.csv}")
     return 0
@@ -158,14 +158,15 @@ def _inert_id(identity: str) -> str:
 def _report(
     client: "redis.Redis", settings: Settings, campaign_id: str, ended: list[Ended]
 ) -> tuple[CampaignReport, str]:
-    names = ("sent", "failed", "given_up", "uncertain")
+    names = ("sent", "failed", "given_up", "uncertain", "recipients")
     counts: Any = client.hmget(keys.counts(campaign_id), list(names))
-    sent, failed, given_up, uncertain = (int(count or 0) for count in counts)
+    sent, failed, given_up, uncertain, recipients = (int(count or 0) for count in counts)
     waiting: Any = client.llen(keys.lane(campaign_id))
     control: Any = client.hget(keys.CONTROL, campaign_id)
     database_status, unsent, missing = _database(settings, campaign_id)
     speed = _speed(read_points(client), campaign_id)
-    left = waiting if unsent is None else max(unsent - failed - given_up, 0)
+    counted = recipients - sent if unsent is None else unsent
+    left = max(counted - failed - given_up, waiting)
     state = "sending"
     if control:
         state = control.decode(errors="replace").replace(":", ": ", 1)
@@ -181,7 +182,7 @@ def _report(
         failed=failed,
         given_up=given_up,
         uncertain=uncertain,
-        waiting=waiting,
+        to_go=left,
         database_status=database_status,
         unsent=unsent,
         speed=speed,

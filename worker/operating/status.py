@@ -26,7 +26,7 @@ def show(status: Status, sandbox: Sandbox | None = None) -> Iterator[str]:
     yield f"queue      {status.waiting} waiting{oldest}; {status.in_work} in work, {status.delayed} delayed"
     if status.bullmq:
         yield from _show_bullmq(status.bullmq)
-    if status.may_leave + status.in_work + status.delayed + (status.bullmq.active if status.bullmq else 0):
+    if status.to_send:
         left = status.seconds_left
         end = "as fast as the server takes them" if left is None else f"done in about {duration(left)}"
         yield f"finish     {end}{', slowed down by the provider' if account.slowed else ''}"
@@ -55,15 +55,16 @@ def show(status: Status, sandbox: Sandbox | None = None) -> Iterator[str]:
     if more := status.number_of_processes - len(status.processes):
         yield f"process    and {more} more"
     for campaign in status.campaigns:
+        given_up = f", {campaign.given_up} given up" if campaign.given_up else ""
         uncertain = f", {campaign.uncertain} uncertain" if campaign.uncertain else ""
         state = f"; {campaign.state}" if campaign.state else ""
-        parked = f", {campaign.parked} put off" if campaign.parked else ""
+        parked = f", {campaign.parked} of them put off" if campaign.parked else ""
         yield (
-            f"campaign   {campaign.campaign_id}: {campaign.sent} sent, {campaign.failed} failed{uncertain},"
-            f" {campaign.waiting} waiting{parked}{state}"
+            f"campaign   {campaign.campaign_id}: {campaign.sent} sent, {campaign.failed} failed{given_up}{uncertain},"
+            f" {campaign.to_go} to go{parked}{state}"
         )
     if more := status.number_of_campaigns - len(status.campaigns):
-        yield f"campaign   and {more} more; these are the ones with waiting mails, and those that had a result last"
+        yield f"campaign   and {more} more; shown are those that wait for you, then those that send"
     for limit, used in zip(account.limits, account.used, strict=True):
         yield f"limit      {used} of {limit.mails} mails in {duration(limit.window_ms / 1000)}"
     if account.slowed_at is not None:

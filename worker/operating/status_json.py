@@ -15,6 +15,8 @@ FORMAT = 1
 def as_json(status: Status, sandbox: Sandbox | None = None) -> dict[str, Any]:
     """The status as an object of JSON's types. Times are in seconds, since 1970 or long; `*_mb` in 1,000,000 bytes."""
     found: dict[str, Any] = json.loads(json.dumps(asdict(status)))
+    for campaign, counts in zip(found["campaigns"], status.campaigns, strict=True):
+        campaign["to_go"] = counts.to_go
     limits = found["account"].pop("limits")
     used = found["account"].pop("used")
     found["account"]["limits"] = [
@@ -27,6 +29,7 @@ def as_json(status: Status, sandbox: Sandbox | None = None) -> dict[str, Any]:
         "well": is_well(status),
         "sandbox": str(sandbox) if sandbox else "",
         "may_leave": status.may_leave,
+        "to_send": status.to_send,
         "seconds_left": status.seconds_left,
         "dollars_this_month": round(price(status.commands), 2),
         "versions": sorted({process.version for process in status.processes}),

@@ -79,7 +79,7 @@ def _numbers(status: Status) -> Table:
     delayed = status.delayed + (bullmq.delayed if bullmq else 0)
     speed = f"{account.speed:.1f}/s" if account.speed else "–"
     left = status.seconds_left
-    end = "–" if not status.may_leave or left is None else duration(left)
+    end = "–" if not status.to_send or left is None else duration(left)
     limits = "  ".join(
         f"{used:,}/{limit.mails:,} in {duration(limit.window_ms / 1000)}"
         for limit, used in zip(account.limits, account.used, strict=True)
@@ -98,10 +98,10 @@ def _campaigns(status: Status, rows: int) -> Table:
     table = Table(box=None, pad_edge=False, expand=True, header_style="dim")
     for name, ratio in (("campaign", 5), ("", 4)):
         table.add_column(name, ratio=ratio, no_wrap=True, overflow="ellipsis")
-    for name in ("sent", "failed", "waiting"):
+    for name in ("sent", "failed", "to go"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", ratio=4, no_wrap=True, overflow="ellipsis")
-    for campaign in status.campaigns[:rows]:
+    for campaign in sorted(status.campaigns[:rows], key=lambda campaign: campaign.campaign_id):
         table.add_row(*_campaign(campaign))
     if more := status.number_of_campaigns - min(rows, len(status.campaigns)):
         table.add_row(f"and {more:,} more", "", "", "", "", "")
@@ -109,9 +109,8 @@ def _campaigns(status: Status, rows: int) -> Table:
 
 
 def _campaign(campaign: CampaignCounts) -> tuple[RenderableType, ...]:
-    done = campaign.sent + campaign.failed
-    bar = ProgressBar(total=max(done + campaign.waiting + campaign.parked, 1), completed=done)
-    numbers = (f"{campaign.sent:,}", f"{campaign.failed:,}", f"{campaign.waiting + campaign.parked:,}")
+    bar = ProgressBar(total=max(campaign.done + campaign.to_go, 1), completed=campaign.done)
+    numbers = (f"{campaign.sent:,}", f"{campaign.failed + campaign.given_up:,}", f"{campaign.to_go:,}")
     return (campaign.campaign_id, bar, *numbers, campaign.state)
 
 

@@ -109,7 +109,7 @@ function sum(status, name, ofBullmq) {
 }
 
 function showNumbers(status) {
-  const left = status.seconds_left === null || !status.may_leave ? "–" : duration(status.seconds_left);
+  const left = status.seconds_left === null || !status.to_send ? "–" : duration(status.seconds_left);
   const memory = status.memory;
   const shown = [
     ["waiting", number(sum(status, "waiting", "waiting"))],
@@ -199,17 +199,17 @@ function plot(figure, title, series) {
 function table(heads, rows, caption = "") {
   return element("table", {}, caption ? element("caption", {}, caption) : null,
     element("thead", {}, element("tr", {}, ...heads.map((head, place) => element("th", place ? { scope: "col", class: "number" } : { scope: "col" }, head)))),
-    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((cell, place) => element("td", place ? { class: "number" } : {}, cell))))));
+    element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((cell, place) => element("td", { "data-head": heads[place], ...(place ? { class: "number" } : {}) }, cell))))));
 }
 
 function showCampaigns(status) {
   const list = $("#campaign-list");
   const open = new Set([...list.querySelectorAll("details[open]")].map((one) => one.dataset.campaign));
-  const made = status.campaigns.map((campaign) => {
-    const lost = campaign.failed;
-    const waiting = campaign.waiting + campaign.parked;
-    const all = Math.max(campaign.sent + lost + waiting, 1);
-    const bar = element("div", { class: "bar", role: "img", "aria-label": `${Math.floor((100 * (campaign.sent + lost)) / all)} % of the known mails are done` });
+  const campaigns = [...status.campaigns].sort((one, other) => (one.campaign_id < other.campaign_id ? -1 : 1));
+  const made = campaigns.map((campaign) => {
+    const lost = campaign.failed + campaign.given_up;
+    const all = Math.max(campaign.sent + lost + campaign.to_go, 1);
+    const bar = element("div", { class: "bar", role: "img", "aria-label": `${Math.floor((100 * (campaign.sent + lost)) / all)} % are done` });
     for (const [name, part] of [["sent", campaign.sent], ["lost", lost]]) {
       const piece = element("div", { class: name });
       piece.style.width = `${(100 * part) / all}%`;
@@ -218,7 +218,7 @@ function showCampaigns(status) {
     const failures = element("details", { "data-campaign": campaign.campaign_id }, element("summary", {}, "Failures, in the server's words"), element("div", {}));
     failures.addEventListener("toggle", () => failures.open && showFailures(failures));
     const item = element("div", { class: "campaign" },
-      element("div", { class: "top" }, element("h3", {}, campaign.campaign_id), element("span", {}, `${number(campaign.sent)} sent, ${number(lost)} failed${campaign.uncertain ? `, ${number(campaign.uncertain)} uncertain` : ""}, ${number(waiting)} waiting`)),
+      element("div", { class: "top" }, element("h3", {}, campaign.campaign_id), element("span", {}, `${number(campaign.sent)} sent, ${number(lost)} failed${campaign.uncertain ? `, ${number(campaign.uncertain)} uncertain` : ""}, ${number(campaign.to_go)} to go`)),
       bar,
       campaign.state ? element("div", { class: "state" }, campaign.state) : null,
       progress(campaign.campaign_id),

@@ -18,6 +18,7 @@ from worker.ledger.outbox import record_again
 from worker.ledger.uncertain import UncertainMails
 from worker.queue.events import add_event
 from worker.recording.database import Database
+from worker.recording.recipients import Recipients
 from worker.recording.troubles import Troubles
 
 #: A campaign is looked at again after this long in any case: rows may have been added or deleted by hand.
@@ -71,6 +72,7 @@ class Campaigns:
         self._database = database
         self._uncertain = UncertainMails(client)
         self._forget = client.register_script(script("clock", "forget"))
+        self._recipients = Recipients(client, database)
         self._looks: dict[str, _Look] = {}
         self._troubles = Troubles()
         self._parked: set[str] = set()
@@ -111,6 +113,7 @@ class Campaigns:
         members: Any = self._client.smembers(keys.OPEN_CAMPAIGNS)
         open_campaigns = {member.decode() for member in members}
         self._looks = {campaign: look for campaign, look in self._looks.items() if campaign in open_campaigns}
+        self._recipients.keep(open_campaigns)
         for campaign_id in open_campaigns:
             self._try(campaign_id, self._look_at)
         if self._watch_closed():
@@ -162,6 +165,7 @@ class Campaigns:
             return
         # Each further result takes at most one recipient off the unsent ones that haven't failed.
         look.complete_from = sent + failed + max(unsent - failed - waiting, 0)
+        self._recipients.tell(campaign_id, look.complete_from, sent + max(unsent, failed) + waiting)
         if now >= look.search_at:
             self._search(campaign_id, look, now)
 

@@ -52,6 +52,7 @@ class Database(Protocol):
 
     def mark_sent(self, campaign_id: str, subscriber_ids: Sequence[str], at_ms: int) -> Marked: ...
     def mark_failed(self, campaign_id: str, subscriber_ids: Sequence[str], reason: str) -> None: ...
+    def count_recipients(self, campaign_id: str) -> int: ...
     def count_unsent(self, campaign_id: str) -> int: ...
     def unsent(self, campaign_id: str, after: str | None) -> list[str]: ...
     def complete_campaign(self, campaign_id: str) -> bool: ...
@@ -103,17 +104,14 @@ class SupabaseDatabase:
             rows += self._execute(query, names.recipients_table).count or 0
         return Marked(len(subscriber_ids), rows)
 
+    def count_recipients(self, campaign_id: str) -> int:
+        """How many recipients the campaign has."""
+        return self._execute(self._counted(campaign_id).limit(1), self._settings.recipients_table).count or 0
+
     def count_unsent(self, campaign_id: str) -> int:
         """How many recipients of the campaign aren't marked as sent."""
         names = self._settings
-        query = (
-            self._client.table(names.recipients_table)
-            # Not by HEAD, whose answer has no body that could say what is wrong.
-            .select(names.recipient_subscriber_column, count=CountMethod.exact)
-            .eq(names.recipient_campaign_column, campaign_id)
-            .not_.is_(names.recipient_sent_column, "true")
-            .limit(1)
-        )
+        query = self._counted(campaign_id).not_.is_(names.recipient_sent_column, "true").limit(1)
         return self._execute(query, names.recipients_table).count or 0
 
     def unsent(self, campaign_id: str, after: str | None) -> list[str]:
@@ -259,6 +257,15 @@ class SupabaseDatabase:
         )
         self._execute(query, names.recipients_table)
         return max((time.monotonic() - between) - (between - began), 0.0) * 1000
+
+    def _counted(self, campaign_id: str) -> Any:
+        names = self._settings
+        return (
+            self._client.table(names.recipients_table)
+            # Not by HEAD, whose answer has no body that could say what is wrong.
+            .select(names.recipient_subscriber_column, count=CountMethod.exact)
+            .eq(names.recipient_campaign_column, campaign_id)
+        )
 
     def _rows(self, query: Any, table: str, *columns: str) -> list[dict[str, Any]]:
         rows: Any = self._execute(query, table).data

@@ -179,7 +179,7 @@ def _campaigns(status: Status) -> Iterator[Metric]:
         (
             ([campaign.campaign_id, result], getattr(campaign, result))
             for campaign in status.campaigns
-            for result in ("sent", "failed", "uncertain", "waiting", "parked")
+            for result in ("sent", "failed", "given_up", "uncertain", "waiting", "parked", "to_go")
         ),
     )
     yield _labelled(

@@ -12,7 +12,7 @@ from worker.watching.status import Status
 #: A day.
 KEPT_POINTS = 1440
 MINUTE_SECONDS = 60
-#: Of campaigns so many are in a point, those with waiting mails and the latest results.
+#: Of running campaigns so many are in a point, those with waiting mails and the latest results.
 CAMPAIGNS = 6
 _AT_ONCE = 200
 
@@ -53,7 +53,7 @@ class Point:
     @classmethod
     def of(cls, status: Status, now: float) -> "Point":
         """What a look at the fleet has counted."""
-        bullmq = status.bullmq
+        bullmq, running = status.bullmq, [campaign for campaign in status.campaigns if not campaign.state]
         return cls(
             at=int(now) // MINUTE_SECONDS * MINUTE_SECONDS,
             waiting=status.waiting + (bullmq.waiting if bullmq else 0),
@@ -64,7 +64,7 @@ class Point:
             outbox=status.outbox,
             dead_letters=status.dead_letters,
             commands=status.commands,
-            campaigns={campaign.campaign_id: campaign.sent for campaign in status.campaigns[:CAMPAIGNS]},
+            campaigns={campaign.campaign_id: campaign.sent for campaign in running[:CAMPAIGNS]},
         )
 
 

@@ -12,6 +12,7 @@ from worker.base import keys
 from worker.base.redis_client import script
 from worker.mail.pacing import Limit, seconds_to_send
 from worker.queue.bullmq_view import BullView, look
+from worker.queue.control import BY_HAND
 from worker.queue.processes import SILENT_AFTER_SECONDS, Process, read_line, this_month
 from worker.watching.host import Host
 
@@ -29,11 +30,25 @@ class CampaignCounts:
     campaign_id: str
     sent: int
     failed: int
+    given_up: int
     uncertain: int
+    #: In all, as the recorder counted them at its last look; 0 before that.
+    recipients: int
+    #: In its lane of Dramatiq's queue.
     waiting: int
     #: Its jobs in BullMQ's queue that are put off, because it's paused.
     parked: int
     state: str
+
+    @property
+    def done(self) -> int:
+        """Recipients to whom nothing more goes."""
+        return self.sent + self.failed + self.given_up
+
+    @property
+    def to_go(self) -> int:
+        """Recipients whose mail is still to go, wherever it is."""
+        return max(self.recipients - self.done, self.waiting + self.parked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +101,7 @@ class Status:
     number_of_processes: int
     #: Processes that send.
     working: int
+    #: Those that paused by themselves first, then those with waiting mails, then by their last result.
     campaigns: list[CampaignCounts]
     number_of_campaigns: int
     #: As each host described itself last, by name.
@@ -112,12 +128,15 @@ class Status:
         return self.waiting - self.paused + (self.bullmq.may_leave if self.bullmq else 0)
 
     @property
-    def seconds_left(self) -> float | None:
-        """Until all that waits and may leave is sent, None if nothing is known of the speed."""
+    def to_send(self) -> int:
+        """Mails of both queues that are sent, or refused, without anybody's doing: those that come again, too."""
         mails = self.may_leave + self.in_work + self.delayed
-        if self.bullmq:
-            mails += self.bullmq.active + self.bullmq.delayed
-        return seconds_to_send(mails, self.account.limits, self.account.used, self.account.speed)
+        return mails + (self.bullmq.active + self.bullmq.delayed if self.bullmq else 0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until all of them are sent, None if nothing is known of the speed."""
+        return seconds_to_send(self.to_send, self.account.limits, self.account.used, self.account.speed)
 
 
 def read_status(
@@ -151,7 +170,7 @@ def read_status(
         processes=sorted(_told(read_line(line) for _, line in found["processes"]), key=lambda process: process.name),
         number_of_processes=found["number_of_processes"],
         working=found["working"],
-        campaigns=[_campaign(*row) for row in sorted(found["campaigns"])],
+        campaigns=[_campaign(row) for row in found["campaigns"]],
         number_of_campaigns=found["number_of_campaigns"],
         hosts=sorted(_told(map(Host.read, found["hosts"])), key=lambda host: host.name),
         number_of_hosts=found["number_of_hosts"],
@@ -198,6 +217,7 @@ def _ask(
         int(SILENT_AFTER_SECONDS * 1000),
         json.dumps([limit.window_ms for limit in limits]),
         json.dumps(dict.fromkeys(processes, 1)),
+        f"paused:{BY_HAND}",
     ]
     answer: Any = client.register_script(script("clock", "status"))(keys=status_keys, args=args)
     found: dict[str, Any] = json.loads(answer.decode(errors="replace"))
@@ -222,10 +242,9 @@ def price(commands: int) -> float:
     return max(commands - FREE_COMMANDS, 0) * DOLLARS_PER_COMMAND
 
 
-def _campaign(
-    campaign_id: str, sent: int, failed: int, uncertain: int, waiting: int, parked: int, state: str
-) -> CampaignCounts:
-    return CampaignCounts(campaign_id, sent, failed, uncertain, waiting, parked, state.replace(":", ": ", 1))
+def _campaign(row: list[Any]) -> CampaignCounts:
+    *counts, state = row
+    return CampaignCounts(*counts, state.replace(":", ": ", 1))  # type: ignore[call-arg]  # as lua/status.lua has them
 
 
 def _account(name: str, limits: Sequence[Limit], found: dict[str, Any]) -> AccountStatus:

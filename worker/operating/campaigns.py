@@ -1,0 +1,107 @@
+"""`mail-worker campaign` without an id: the campaigns of late, those that are complete among them."""
+
+import json
+import time
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+
+import redis
+
+from worker.base import keys
+from worker.base.redis_client import connect
+from worker.base.settings import Settings
+from worker.errors import OperatorMistake
+from worker.ledger.ledger import LEDGER_SECONDS
+from worker.mail.words import shown_line
+from worker.operating.printing import print_lines
+from worker.operating.status import duration
+
+SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A campaign that is open, or was within the last week."""
+
+    campaign: str
+    state: str
+    sent: int
+    failed: int
+    given_up: int
+    #: 0 before the recorder has counted them.
+    recipients: int
+    #: When it was complete, in seconds since 1970; None until then.
+    ended_at: float | None
+
+    def line(self, now: float) -> str:
+        """For people."""
+        given_up = f", {self.given_up:,} given up" if self.given_up else ""
+        counts = f"{self.sent:,} sent, {self.failed:,} failed{given_up}"
+        if self.ended_at is not None:
+            return shown_line(f"{self.campaign}: complete since {duration(max(now - self.ended_at, 0))}; {counts}")
+        to_go = max(self.recipients - self.sent - self.failed - self.given_up, 0)
+        return shown_line(f"{self.campaign}: {self.state}; {counts}{f', {to_go:,} to go' if to_go else ''}")
+
+
+def campaigns(settings: Settings, options: Namespace) -> int:
+    """`mail-worker campaign [--json]`"""
+    if options.csv:
+        raise OperatorMistake("--csv writes who failed of one campaign: mail-worker campaign CAMPAIGN --csv FILE")
+    found = summaries(connect(settings.redis_url))
+    if options.json:
+        print(json.dumps({"format": 1, "campaigns": [asdict(one) for one in found]}, ensure_ascii=False))
+        return 0
+    now = time.time()
+    print_lines(one.line(now) for one in found[:SHOWN])
+    if len(found) > SHOWN:
+        print(f"and {len(found) - SHOWN:,} more: --json has them all")
+    if not found:
+        print("No campaign is open, and none was within the last week.")
+    return 0
+
+
+def summaries(client: "redis.Redis") -> list[Summary]:
+    """Those that Redis knows of, the one with the latest result first."""
+    with client.pipeline(transaction=False) as pipeline:
+        pipeline.smembers(keys.OPEN_CAMPAIGNS)
+        pipeline.hkeys(keys.PARKED_CAMPAIGNS)
+        pipeline.hgetall(keys.CONTROL)
+        pipeline.zrange(keys.LEDGERS, 0, -1)
+        opened, parked, control, ledgers = pipeline.execute()
+    names = sorted({*opened, *parked, *ledgers})
+    with client.pipeline(transaction=False) as pipeline:
+        for name in names:
+            key = keys.counts(name.decode(errors="replace"))
+            pipeline.hmget(key, ["sent", "failed", "given_up", "recipients"])
+            pipeline.pttl(key)
+        answers = iter(pipeline.execute())
+    found = [
+        (left_ms, name, *(int(number or 0) for number in numbers))
+        for name, numbers, left_ms in zip(names, answers, answers, strict=True)
+        if left_ms > 0
+    ]
+    # Each result, and the end, has the counts kept anew.
+    return [
+        Summary(
+            name.decode(errors="replace"),
+            _state(name, opened, parked, control),
+            sent,
+            failed,
+            given_up,
+            recipients,
+            None if name in opened or name in parked or name in control else _kept_since(left_ms),
+        )
+        for left_ms, name, sent, failed, given_up, recipients in sorted(found, reverse=True)
+    ]
+
+
+def _kept_since(left_ms: int) -> float:
+    return time.time() - LEDGER_SECONDS + left_ms / 1000
+
+
+def _state(name: bytes, opened: set[bytes], parked: list[bytes], control: dict[bytes, bytes]) -> str:
+    if name in control:
+        return control[name].decode(errors="replace").replace(":", ": ", 1)
+    if name in parked:
+        return "put aside"
+    return "sending" if name in opened else "complete"
