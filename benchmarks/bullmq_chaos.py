@@ -93,8 +93,9 @@ class BullmqChaos(Chaos):
                 pipeline.zcard(f"{queue}:{name}")
             pipeline.hvals(keys.ledger(campaign.id))
             pipeline.hgetall(keys.TOTALS)
+            pipeline.hget(keys.counts(campaign.id), "recipients")
             answers: Any = pipeline.execute()
-        *counts, states, totals = answers
+        *counts, states, totals, recipients = answers
         active, completed = counts[2], counts[5]
         self.looks += 1
         if sum(counts) != self._plan.recipients:
@@ -108,6 +109,9 @@ class BullmqChaos(Chaos):
         shown = int(totals.get(b"accepted", 0)), int(totals.get(b"failed", 0))
         if not self._node_workers and shown != (sent, failed):
             self.wrong.append(f"{shown} accepted and failed in all, but {sent} and {failed} in the ledger")
+        # What is to go is these less what is done. Of what Node sends only the rows know.
+        if not self._node_workers and int(recipients or self._plan.recipients) != self._plan.recipients:
+            self.wrong.append(f"{recipients} recipients are said to be there")
 
     def _nearly_done(self) -> bool:
         counts = self._app.counts("completed", "failed")

@@ -329,7 +329,9 @@ def _why(settings: Settings, options: argparse.Namespace) -> int:
     from worker.operating.printing import print_lines
     from worker.operating.why import Why
 
-    answer = Why(connect(settings.redis_url), settings).find(options.who, options.campaign)
+    if not options.who.strip():
+        raise OperatorMistake("Nobody is named: mail-worker why ADDRESS, or a subscriber's id.")
+    answer = Why(connect(settings.redis_url), settings).find(options.who.strip(), options.campaign)
     if options.json:
         print(answer.as_json())
         return answer.exit_code

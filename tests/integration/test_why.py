@@ -85,6 +85,7 @@ def test_nobody_and_nothing(programs: Programs) -> None:
     code, said = ask(programs, "nobody@example.org")
     assert code == 5
     assert "Nothing is known of nobody@example.org: no queue, ledger or list has it." in said
+    assert programs.run("why", " ") == (1, "Nobody is named: mail-worker why ADDRESS, or a subscriber's id.\n")
     assert programs.run("campaign", "no-campaign") == (
         1,
         "No mail of campaign no-campaign has a result yet: see mail-worker status.\n",

@@ -14,6 +14,7 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "sending": (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
 }
 ENDLESS = "+Inf"
+_FIELDS = {kind: [f"{kind}:{bound}" for bound in (*bounds, ENDLESS)] for kind, bounds in BOUNDS.items()}
 
 
 class Durations:
@@ -24,9 +25,8 @@ class Durations:
 
     def see(self, kind: str, seconds: float) -> None:
         """Takes one in; a clock that went back makes it 0."""
-        seconds, bounds = max(seconds, 0.0), BOUNDS[kind]
-        place = bisect_left(bounds, seconds)
-        self._untold[f"{kind}:{bounds[place] if place < len(bounds) else ENDLESS}"] += 1
+        seconds = max(seconds, 0.0)
+        self._untold[_FIELDS[kind][bisect_left(BOUNDS[kind], seconds)]] += 1
         self._untold[f"{kind}:ms"] += round(seconds * 1000)
 
     def untold(self) -> dict[str, int]:

@@ -88,11 +88,11 @@ class _Body:
 def _text(subtype: str, content: str, parameters: str = "") -> bytes:
     raw = content.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8")
     if (len(raw) - len(content)) * _BASE64_FROM_SHARE > len(raw):
-        encoding, encoded = "base64", base64.encodebytes(raw.replace(b"\n", b"\r\n"))
+        encoding, encoded = "base64", base64.encodebytes(raw.replace(b"\n", b"\r\n")).replace(b"\n", b"\r\n")
     else:
         encoding, encoded = "quoted-printable", quoted_printable(raw)
     head = f"Content-Type: text/{subtype}; charset=utf-8{parameters}\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
-    return head.encode() + encoded.replace(b"\n", b"\r\n")
+    return head.encode() + encoded
 
 
 def _file(file: Attachment, own_words: bytes) -> bytes:

@@ -14,7 +14,7 @@ _LONGEST_KEPT = _BLOCK * _KEPT_BLOCKS // 2
 
 
 def quoted_printable(text: bytes) -> bytes:
-    """A text whose lines end in LF, encoded; the same that `binascii.b2a_qp` makes of it as a whole."""
+    """A text whose lines end in LF, encoded with CRLF; the same that `binascii.b2a_qp` makes of it as a whole."""
     if len(text) > _LONGEST_KEPT:
         return _encode(text)
     encoded, start = [], 0
@@ -33,4 +33,4 @@ def _known(block: bytes) -> bytes:
 
 
 def _encode(text: bytes) -> bytes:
-    return binascii.b2a_qp(text, istext=True)
+    return binascii.b2a_qp(text, istext=True).replace(b"\n", b"\r\n")
