@@ -21,6 +21,7 @@ from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
 from tests.integration.test_status import watched
 from worker.base import keys
+from worker.watching.host import Host
 from worker.watching.points import Point
 
 #: They run beside the others, with services of their own (make watching).
@@ -146,11 +147,18 @@ def test_it_fits_a_phone_and_works_by_keyboard(
     campaign = make_campaign(1)
     history(queue, campaign.id)
     queue.sadd(keys.OPEN_CAMPAIGNS, campaign.id)
+    host = Host("mail1.example.org", time.time(), "1.2", 500.0, 2000, 900, 0.5, 2, 20_000, 9_000, True, False, 4, 3, 1)
+    queue.hset(keys.HOSTS, host.name, host.as_json())
     with browser.new_context(viewport={"width": 360, "height": 800}, has_touch=True, is_mobile=True) as context:
         page = context.new_page()
         page.goto(address)
         expect(page.locator("#rate svg")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        # Nothing of a host's line is cut either.
+        expect(page.locator("#hosts td")).to_have_count(7)
+        assert page.evaluate(
+            "[...document.querySelectorAll('.wide')].every((one) => one.scrollWidth <= one.clientWidth)"
+        )
         page.keyboard.press("Tab")
         expect(page.locator(".skip")).to_be_focused()
         picture(page, "page-phone")
