@@ -12,6 +12,7 @@ all hosts together."""
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,12 @@ from tests.integration.playbooks import run_playbook
 STEADY = os.environ.get("MAIL_RATE", "20/s")
 #: Three small hosts at once, from nothing.
 PLAYBOOK_SECONDS = 2400.0
+
+
+def _failures(printed: str) -> str:
+    """What each host that failed said: it may stand far above the end."""
+    said = re.findall(r"(?ms)^(?:\x1b\S*?m)?fatal: .*?(?=\n\n|\Z)", printed)
+    return "\n".join(one[:1500] for one in said)
 
 
 class Fleet:
@@ -64,7 +71,7 @@ class Fleet:
         printed = done.stdout + done.stderr
         for secret in (self.services.redis_password, self.services.supabase_secret_key, self.services.smtp_password):
             assert secret not in printed
-        assert (done.returncode != 0) == fails, printed[-6000:]
+        assert (done.returncode != 0) == fails, f"{_failures(printed)}\n…\n{printed[-3000:]}"
         return " ".join(printed.split())
 
     def files_with_secrets(self, host: str, *secrets: str) -> list[str]:
