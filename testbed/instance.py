@@ -159,9 +159,13 @@ class Instance:
         if status:
             podman("rm", "--force", "--volumes", container)
         capabilities = [f"--cap-add={capability}" for capability in _CAPABILITIES]
+        # A VPS keeps its network card's address when it's restarted; with another one, whoever remembers the old one
+        # reaches nobody for ten seconds. A locally administered address (IEEE 802).
+        card = "02:42:" + ":".join(f"{int(part):02x}" for part in address.split("."))
         podman(
             *("run", "--detach", "--systemd=always", "--name", container, "--hostname", host),
-            *("--network", self.container("net"), "--ip", address, *capabilities, *options, image),
+            *("--network", self.container("net"), "--ip", address, "--mac-address", card),
+            *(*capabilities, *options, image),
         )
 
     def _status(self, host: str) -> str:
