@@ -136,3 +136,14 @@ def test_who_waits_for_somebody_is_told_among_any_number(queue: redis.Redis, ser
     running = Point.of(status, time.time()).campaigns
     assert len(running) == CAMPAIGNS
     assert "z-1" not in running
+
+
+def test_a_count_that_is_too_slow_is_asked_for_once_in_a_while(queue: redis.Redis) -> None:
+    # Results wait meanwhile: 20 s for each of a thousand campaigns, at each look, would be for good.
+    database = FakeDatabase(None)
+    recipients = Recipients(queue, cast("Database", database))
+    for number in range(10):
+        for campaign in ("c-1", "c-2"):
+            recipients.tell(campaign, 700 + number, 800)
+    assert database.asked == 1
+    assert int(queue.hget(keys.counts("c-2"), "recipients") or 0) == 709

@@ -30,6 +30,7 @@ class Recipients:
         self._client = client
         self._database = database
         self._known: dict[str, _Known] = {}
+        self._too_slow_until = 0.0
 
     def keep(self, open_campaigns: Collection[str]) -> None:
         """Forgets the others."""
@@ -45,10 +46,7 @@ class Recipients:
         """
         known, now = self._known.get(campaign_id), time.monotonic()
         if known is None or now - known.counted_at > COUNT_AGAIN_SECONDS or known.rows < at_least:
-            try:
-                rows = self._database.count_recipients(campaign_id)
-            except DatabaseUnavailable:
-                rows = at_least  # It may be too slow for this alone, which is to keep no campaign open.
+            rows = self._count(campaign_id, now)
             known = self._known[campaign_id] = _Known(rows, now, known.told if known else -1)
         number = known.rows if at_least <= known.rows <= at_most else at_least
         if number == known.told:
@@ -61,3 +59,14 @@ class Recipients:
             except redis.OutOfMemoryError:
                 return  # A later look tells it.
         known.told = number
+
+    def _count(self, campaign_id: str, now: float) -> int:
+        # It may be too slow for this alone, which is to keep no campaign open; and results wait meanwhile, so that it's
+        # asked once in a while, for whichever campaign.
+        if now < self._too_slow_until:
+            return 0
+        try:
+            return self._database.count_recipients(campaign_id)
+        except DatabaseUnavailable:
+            self._too_slow_until = time.monotonic() + COUNT_AGAIN_SECONDS
+            return 0
