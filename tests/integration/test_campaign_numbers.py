@@ -13,6 +13,7 @@ from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
 from tests.integration.programs import Programs, wait_until
 from worker.base import keys
+from worker.base.alerting import AlertSettings
 from worker.base.redis_client import connect
 from worker.base.settings import Secret
 from worker.errors import DatabaseTooSlow
@@ -21,6 +22,7 @@ from worker.recording.database import Database
 from worker.recording.recipients import Recipients
 from worker.watching.points import CAMPAIGNS, Point
 from worker.watching.status import read_status
+from worker.watching.troubles import fleet_troubles
 
 #: They run beside the others, with services of their own (make watching).
 pytestmark = pytest.mark.watching
@@ -136,6 +138,23 @@ def test_who_waits_for_somebody_is_told_among_any_number(queue: redis.Redis, ser
     running = Point.of(status, time.time()).campaigns
     assert len(running) == CAMPAIGNS
     assert "z-1" not in running
+
+
+def test_each_that_paused_by_itself_is_told_and_none_as_over(queue: redis.Redis, services: Services) -> None:
+    ids = [f"campaign-{number:03}" for number in range(200)]
+    for number, campaign in enumerate(ids):
+        queue.sadd(keys.OPEN_CAMPAIGNS, campaign)
+        queue.hset(keys.counts(campaign), "sent", number)
+        queue.expire(keys.counts(campaign), 86_400 + number)
+        queue.hset(keys.CONTROL, campaign, f"paused:{'the template is missing ' * 20}")
+    client = connect(Secret(services.redis_url))
+    for renewed in (ids[0], ids[100]):
+        status = read_status(client, "smtp:a@b", (), "")
+        assert len(status.campaigns) < len(ids)
+        told = [trouble.key for trouble in fleet_troubles(status, [], {}, AlertSettings(), time.time())]
+        assert sorted(told) == [f"paused:{campaign}" for campaign in ids]
+        # Each result has a campaign's counts kept for longer, and it's another one that comes first.
+        queue.expire(keys.counts(renewed), 2 * 86_400)
 
 
 def test_a_count_that_is_too_slow_is_asked_for_once_in_a_while(queue: redis.Redis) -> None:

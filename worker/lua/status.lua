@@ -141,13 +141,17 @@ end
 
 look_at_head(KEYS[1])
 look_at_head('mail:lane:')
-local paused, number_of_campaigns = 0, redis.call('SCARD', KEYS[10])
+-- All that paused by themselves are named: what isn't would be told as over.
+local paused, paused_themselves, number_of_campaigns = 0, {}, redis.call('SCARD', KEYS[10])
 local control = some_of('HSCAN', KEYS[11], MOST_PAUSED)
 for i = 1, #control, 2 do
   local name = control[i]
   if string.sub(control[i + 1], 1, 6) == 'paused' and not known[name] then
     local campaign = look_at_campaign(name)
     campaign.wants_somebody = control[i + 1] ~= ARGV[6]
+    if campaign.wants_somebody then
+      paused_themselves[#paused_themselves + 1] = name
+    end
     paused = paused + campaign.waiting
     number_of_campaigns = number_of_campaigns + 1 - redis.call('SISMEMBER', KEYS[10], name)
   end
@@ -257,6 +261,7 @@ return cjson.encode({
   commands = tonumber(redis.call('HGET', KEYS[9], ARGV[1])) or 0,
   commands_inside = tonumber(redis.call('HGET', KEYS[9], ARGV[1] .. ':inside')) or 0,
   paused = paused,
+  paused_themselves = paused_themselves,
   campaigns = rows,
   number_of_campaigns = number_of_campaigns,
   processes = named,

@@ -116,6 +116,8 @@ class Status:
     account: AccountStatus
     #: None without such a queue.
     bullmq: BullView | None = None
+    #: Campaigns that wait for somebody, by id; `campaigns` may hold some of them only.
+    paused_themselves: Collection[str] = ()
 
     @property
     def dollars(self) -> float:
@@ -179,6 +181,7 @@ def read_status(
         troubles=dict(found["troubles"]),
         account=_account(account, limits, found),
         bullmq=look(client, bullmq) if bullmq else None,
+        paused_themselves=sorted(found["paused_themselves"]),
     )
 
 

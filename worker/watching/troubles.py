@@ -218,12 +218,13 @@ def fleet_troubles(
             f"{status.held:,} mails may have been accepted and wait for you: mail-worker uncertain list",
             urgent=False,
         )
-    for campaign in status.campaigns:
-        if campaign.state.startswith("paused") and campaign.state != f"paused: {BY_HAND}":
+    states = dict.fromkeys(status.paused_themselves, "paused by itself (mail-worker campaign says why)")
+    states |= {campaign.campaign_id: campaign.state for campaign in status.campaigns}
+    for campaign_id, state in states.items():
+        if state.startswith("paused") and state != f"paused: {BY_HAND}":
             yield Trouble(
-                f"paused:{campaign.campaign_id}",
-                f"Campaign {campaign.campaign_id} is {campaign.state}. Solve it, then: mail-worker resume"
-                f" {campaign.campaign_id}",
+                f"paused:{campaign_id}",
+                f"Campaign {campaign_id} is {state}. Solve it, then: mail-worker resume {campaign_id}",
             )
     yield from _redis(status, settings)
 
