@@ -157,6 +157,24 @@ def test_each_that_paused_by_itself_is_told_and_none_as_over(queue: redis.Redis,
         queue.expire(keys.counts(renewed), 2 * 86_400)
 
 
+def test_a_campaign_that_paused_before_its_first_result_is_there(programs: Programs, queue: redis.Redis) -> None:
+    queue.hset(keys.CONTROL, "c-1", "paused:the template t is missing")
+    said = "c-1: paused: the template t is missing; 0 sent, 0 failed\n"
+    assert programs.run("campaign") == (0, said)
+    code, said = programs.run("campaign", "c-1")
+    assert (code, "campaign   c-1: paused: the template t is missing\n" in said) == (0, True)
+
+
+@pytest.mark.parametrize("rubbish", ["abc", "", "nan", "1e400", "-5", "1.5", "9" * 400])
+def test_what_is_no_number_ends_no_look(programs: Programs, queue: redis.Redis, rubbish: str) -> None:
+    queue.sadd(keys.OPEN_CAMPAIGNS, "c-1")
+    queue.hset(keys.counts("c-1"), mapping={"sent": 3, "recipients": rubbish})
+    queue.expire(keys.counts("c-1"), 86_400)
+    assert of_status(programs, "c-1")["sent"] == 3
+    assert programs.run("campaign")[0] == 0
+    assert programs.run("campaign", "c-1")[0] == 0
+
+
 def test_a_count_that_is_too_slow_is_asked_for_once_in_a_while(queue: redis.Redis) -> None:
     # Results wait meanwhile: 20 s for each of a thousand campaigns, at each look, would be for good.
     database = FakeDatabase(None)
@@ -166,3 +184,11 @@ def test_a_count_that_is_too_slow_is_asked_for_once_in_a_while(queue: redis.Redi
             recipients.tell(campaign, 700 + number, 800)
     assert database.asked == 1
     assert int(queue.hget(keys.counts("c-2"), "recipients") or 0) == 709
+
+
+def test_what_is_put_aside_is_so_in_the_list_and_alone(programs: Programs, queue: redis.Redis) -> None:
+    queue.hset(keys.PARKED_CAMPAIGNS, "c-1", json.dumps([1, "no uuid"]))
+    queue.hset(keys.counts("c-1"), "sent", 3)
+    queue.expire(keys.counts("c-1"), 86_400)
+    assert programs.run("campaign") == (0, "c-1: put aside; 3 sent, 0 failed\n")
+    assert programs.run("campaign", "c-1")[1].startswith("campaign   c-1: put aside\n")

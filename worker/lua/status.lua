@@ -33,6 +33,12 @@ local REASON_BYTES = 400
 local HEADS_BYTES = 1000000
 local TAIL_BYTES = 400
 
+-- JSON has no number for all that Lua takes for one.
+local function number_in(text)
+  local number = tonumber(text) or 0
+  return number >= 0 and number < 1e15 and math.floor(number) or 0
+end
+
 local function short(text)
   return text and string.sub(text, 1, REASON_BYTES) or ''
 end
@@ -184,7 +190,7 @@ for i, campaign in ipairs(campaigns) do
   local name = campaign.name
   local counts = redis.call('HMGET', 'mail:counts:' .. name, 'sent', 'failed', 'given_up', 'uncertain', 'recipients')
   for j = 1, 5 do
-    counts[j] = tonumber(counts[j]) or 0
+    counts[j] = number_in(counts[j])
   end
   rows[i] = { name, counts[1], counts[2], counts[3], counts[4], counts[5], campaign.waiting,
     redis.call('SCARD', ARGV[2] .. name), short(redis.call('HGET', KEYS[11], name)) }
@@ -234,7 +240,7 @@ table.sort(troubles, function(one, other) return one[1] < other[1] end)
 local totals = {}
 local counted = redis.call('HGETALL', KEYS[16])
 for i = 1, #counted, 2 do
-  totals[#totals + 1] = { counted[i], tonumber(counted[i + 1]) or 0 }
+  totals[#totals + 1] = { counted[i], number_in(counted[i + 1]) }
 end
 
 -- Not every Redis lets everybody ask.

@@ -106,7 +106,9 @@ def report_of(client: "redis.Redis", settings: Settings, campaign_id: str) -> tu
         OperatorMistake: nothing is known.
         redis.RedisError: Redis is away.
     """
-    if not client.exists(keys.ledger(campaign_id), keys.counts(campaign_id)):
+    known = client.exists(keys.ledger(campaign_id), keys.counts(campaign_id))
+    # It may have paused before its first result.
+    if not known and not client.hexists(keys.CONTROL, campaign_id):
         raise OperatorMistake(f"No mail of campaign {campaign_id} has a result yet: see mail-worker status.")
     ended = list(who_ended(client, campaign_id))
     report, missing = _report(client, settings, campaign_id, ended)
@@ -160,7 +162,7 @@ def _report(
 ) -> tuple[CampaignReport, str]:
     names = ("sent", "failed", "given_up", "uncertain", "recipients")
     counts: Any = client.hmget(keys.counts(campaign_id), list(names))
-    sent, failed, given_up, uncertain, recipients = (int(count or 0) for count in counts)
+    sent, failed, given_up, uncertain, recipients = (int(count) if count and count.isdigit() else 0 for count in counts)
     waiting: Any = client.llen(keys.lane(campaign_id))
     control: Any = client.hget(keys.CONTROL, campaign_id)
     database_status, unsent, missing = _database(settings, campaign_id)
@@ -170,6 +172,8 @@ def _report(
     state = "sending"
     if control:
         state = control.decode(errors="replace").replace(":", ": ", 1)
+    elif client.hexists(keys.PARKED_CAMPAIGNS, campaign_id):
+        state = "put aside"
     elif database_status == "sent" and not left:
         state = "complete"
     fleet = read_status(client, settings.account_name, settings.mail_rate, "")

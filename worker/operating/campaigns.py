@@ -68,17 +68,19 @@ def summaries(client: "redis.Redis") -> list[Summary]:
         pipeline.hgetall(keys.CONTROL)
         pipeline.zrange(keys.LEDGERS, 0, -1)
         opened, parked, control, ledgers = pipeline.execute()
-    names = sorted({*opened, *parked, *ledgers})
+    # One may pause before its first result.
+    waiting = {name for name, why in control.items() if why.startswith(b"paused")}
+    names = sorted({*opened, *parked, *ledgers, *waiting})
     with client.pipeline(transaction=False) as pipeline:
         for name in names:
-            key = keys.counts(name.decode(errors="replace"))
+            key = keys.counts("").encode() + name
             pipeline.hmget(key, ["sent", "failed", "given_up", "recipients"])
             pipeline.pttl(key)
         answers = iter(pipeline.execute())
     found = [
-        (left_ms, name, *(int(number or 0) for number in numbers))
+        (left_ms, name, *(int(number) if number and number.isdigit() else 0 for number in numbers))
         for name, numbers, left_ms in zip(names, answers, answers, strict=True)
-        if left_ms > 0
+        if left_ms > 0 or name in waiting
     ]
     # Each result, and the end, has the counts kept anew.
     return [
