@@ -4,6 +4,8 @@ import ctypes
 import os
 import socket
 import sys
+import time
+import types
 from pathlib import Path
 
 from worker.cli import main
@@ -16,6 +18,10 @@ setattr(watcher, "MINUTE_SECONDS", 1)  # noqa: B010
 alerts.HOLD_SECONDS, alerts.OVER_SECONDS = 0.5, 2.5
 troubles.HOST_GONE_SECONDS = 6.0
 troubles.CLOCK_GRACE_SECONDS = 0.0
+if "CLOCK_BEHIND" in os.environ:
+    seconds = float(os.environ["CLOCK_BEHIND"])
+    clock = types.SimpleNamespace(time=lambda: time.time() - seconds, monotonic=time.monotonic)
+    setattr(watcher, "time", clock)  # noqa: B010
 if "HOST_DIRECTORY" in os.environ:
     directory = Path(os.environ["HOST_DIRECTORY"])
     host.LOG_DIRECTORY = directory / "log"

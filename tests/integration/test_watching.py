@@ -189,6 +189,15 @@ def test_a_clock_that_was_ahead_stops_no_history(programs: Programs, queue: redi
     assert found[0] == now - 60
 
 
+def test_a_host_whose_clock_is_behind_takes_nothing_back(programs: Programs, queue: redis.Redis) -> None:
+    seconds = int(time.time())
+    for at in (seconds - 60, seconds - 2):
+        queue.lpush(keys.POINTS, Point(at, 0, 0, 0, 0, 0, 0, 0, 0, {}).as_json())
+    programs.start("record", module=QUICK, CLOCK_BEHIND="3600")
+    wait_until(lambda: read_points(queue)[-1].at > seconds - 2)
+    assert [point.at for point in read_points(queue)][:2] == [seconds - 60, seconds - 2]
+
+
 def test_what_goes_wrong_on_a_host(programs: Programs, webhook: Webhook, told: dict[str, str], tmp_path: Path) -> None:
     host = tmp_path / "host"
     (host / "timesync").mkdir(parents=True)

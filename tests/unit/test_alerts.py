@@ -77,6 +77,15 @@ def test_what_could_not_be_told_is_told_a_minute_later() -> None:
     assert plan([], again.known, 120 + OVER_SECONDS, quiet=False).over == ["disk:mail1"]
 
 
+def test_a_clock_that_was_ahead_holds_nothing_back() -> None:
+    ahead = plan([DISK], {}, 7200.0, quiet=False).known
+    after = plan([DISK], ahead, MINUTE, quiet=False).known
+    assert [alert.state for alert in plan([DISK], after, 2 * MINUTE, quiet=False).alerts] == ["began"]
+    told = {DISK.key: Known(DISK.sentence, True, 0.0, told_at=MINUTE, gone_at=7200.0)}
+    gone = plan([], told, 2 * MINUTE, quiet=False).known
+    assert plan([], gone, 2 * MINUTE + OVER_SECONDS, quiet=False).over == [DISK.key]
+
+
 @pytest.mark.parametrize(
     ("hours", "at", "quiet"),
     [

@@ -87,7 +87,8 @@ def plan(troubles: Iterable[Trouble], known: Mapping[str, Known], now: float, *,
     seen = {trouble.key: trouble for trouble in troubles}
     for key, trouble in seen.items():
         before = known.get(key)
-        since = before.since if before else now
+        # A clock that was ahead may have written it: it would be waited for until that time.
+        since = min(before.since, now) if before else now
         told_at = before.told_at if before else 0.0
         if not told_at and now - since >= HOLD_SECONDS and (trouble.urgent or not quiet):
             told_at = now
@@ -96,7 +97,7 @@ def plan(troubles: Iterable[Trouble], known: Mapping[str, Known], now: float, *,
     for key, before in known.items():
         if key in seen:
             continue
-        gone_at = before.gone_at or now
+        gone_at = min(before.gone_at or now, now)
         if not before.told_at:
             result.over.append(key)
         elif now - gone_at >= OVER_SECONDS and (before.urgent or not quiet):

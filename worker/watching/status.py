@@ -118,6 +118,8 @@ class Status:
     bullmq: BullView | None = None
     #: Campaigns that wait for somebody, by id; `campaigns` may hold some of them only.
     paused_themselves: Collection[str] = ()
+    #: By Redis's clock, in seconds since 1970: the hosts' own ones may differ.
+    seen_at: float = 0.0
 
     @property
     def dollars(self) -> float:
@@ -182,6 +184,7 @@ def read_status(
         account=_account(account, limits, found),
         bullmq=look(client, bullmq) if bullmq else None,
         paused_themselves=sorted(found["paused_themselves"]),
+        seen_at=found["real_ms"] / 1000,
     )
 
 

@@ -148,6 +148,10 @@ class Watcher:
     def _look_at_fleet(self, found: list[Any], now: float) -> Fleet:
         lines, events, hosts, known_lines, durations, brokers = found
         settings = self._settings
+        status = read_status(self._client, settings.account_name, settings.mail_rate, settings.bullmq)
+        if abs(now - status.seen_at) >= MINUTE_SECONDS:
+            # This host's clock is wrong: it would miss all hosts, and take back points that the others have written.
+            now = status.seen_at
         points = [point for point in map(Point.read, lines) if point is not None]
         known = dict(_known(known_lines))
         heard_at, troubles = {}, []
@@ -158,7 +162,6 @@ class Watcher:
             # A broker that is a worker too tells of itself, and more.
             if broker.name not in heard_at:
                 troubles += broker_troubles(broker, settings.alerts, now)
-        status = read_status(self._client, settings.account_name, settings.mail_rate, settings.bullmq)
         troubles += fleet_troubles(status, points, heard_at, settings.alerts, now)
         quiet = settings.alerts.quiet_hours is not None and settings.alerts.quiet_hours.hold_at(now)
         planned = plan(troubles, known, now, quiet=quiet)
