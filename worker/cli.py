@@ -3,6 +3,7 @@ its own (`status --exit-code`, `why`)."""
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -32,7 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command."""
     options = _parser().parse_args(arguments)
     try:
-        return _obey(options)
+        code = _obey(options)
+        print(end="", flush=True)
+        return code
+    except BrokenPipeError:
+        # Whoever read it has enough, as head has; and the rest of it is to raise nothing at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SettingsError as error:
         for mistake in error.mistakes:
             print(f"FAIL settings  {mistake}", flush=True)

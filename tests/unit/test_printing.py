@@ -1,5 +1,10 @@
 """How lines are shown in a terminal and in a pipe."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from worker.operating.printing import folded, print_lines
@@ -19,3 +24,22 @@ def test_a_terminals_lines_end_between_words(columns: int) -> None:
 def test_what_goes_into_a_pipe_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     print_lines([LINE, "second"])
     assert capsys.readouterr().out == f"{LINE}\nsecond\n"
+
+
+def test_whoever_reads_may_have_enough(tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text('{"to": "a@example.org", "subject": "s", "text": "x"}\n')
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [Path(sys.executable).parent / "mail-worker", "check", "--jobs", jobs],
+            env={"MAIL_FROM": "a@example.org"},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
