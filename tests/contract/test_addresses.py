@@ -2,11 +2,13 @@
 by both Redis clients, and by HTTP."""
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import redis
@@ -165,3 +167,30 @@ async def test_no_address_that_answers_is_one_error(behind_a_black_hole: Callabl
 def test_the_families_take_turns() -> None:
     infos = [(family, 1, 6, "", number) for number, family in enumerate([10, 10, 10, 2])]
     assert [info[4] for info in dialing._interleaved(infos)] == [0, 3, 1, 2]
+
+
+@LOOPS
+@pytest.mark.parametrize("host", ["a" * 64 + ".invalid", "ü" * 64 + ".invalid", "a..b", "\udc80.invalid"])
+def test_a_host_that_can_be_none_has_no_address(loop: Loop, host: str) -> None:
+    with pytest.raises(OSError, match=r"not known|too long|Invalid"):
+        dialing.dial_blocking(host, 9, 5)
+    with asyncio.Runner(loop_factory=loop) as runner, pytest.raises(OSError, match=r"not known|too long|Invalid"):
+        runner.run(dialing.dial(host, 9, 5))
+
+
+def _links_own_address() -> tuple[str, int]:
+    for line in Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines():
+        address, index, *_, name = line.split()
+        if address.startswith("fe80"):
+            return f"{ipaddress.IPv6Address(bytes.fromhex(address))}%{name}", int(index, 16)
+    pytest.skip("no interface has IPv6")
+
+
+@LOOPS
+def test_an_address_that_is_one_links_own(loop: Loop) -> None:
+    host, index = _links_own_address()
+    with socket.create_server((host.partition("%")[0], 0, 0, index), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+        dialing.dial_blocking(host, port, 5).close()
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(dialing.dial(host, port, 5)).close()

@@ -36,11 +36,13 @@ async def dial(host: str, port: int, seconds: float) -> socket.socket:
 
 
 async def _connect(info: _AddressInfo) -> socket.socket:
-    family, kind, protocol, _, (host, *rest) = info
+    family, kind, protocol, _, (host, port, *rest) = info
+    if any(rest[1:]):
+        host = f"{host}%{rest[1]}"  # uvloop looks it up once more, and by its scope alone is a link's own address one.
     connecting = socket.socket(family, kind, protocol)
     try:
         connecting.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connecting, (host.encode(), *rest))
+        await asyncio.get_running_loop().sock_connect(connecting, (host.encode(), port, *rest))
     except BaseException:
         connecting.close()
         raise
@@ -78,7 +80,11 @@ def dial_blocking(host: str, port: int, seconds: float) -> socket.socket:
 def _addresses(host: str, port: int) -> list[_AddressInfo]:
     # As bytes, here and above, a host needs no codec, which with its tables takes 300 kB of each process.
     name = host.encode() if host.isascii() else host
-    return _interleaved(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+    try:
+        return _interleaved(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+    except UnicodeError as error:
+        # A label that is too long, or has letters that no name may have.
+        raise OSError(str(error)) from None
 
 
 def _interleaved(infos: Iterable[_AddressInfo]) -> list[_AddressInfo]:
