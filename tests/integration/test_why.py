@@ -92,6 +92,22 @@ def test_nobody_and_nothing(programs: Programs) -> None:
     )
 
 
+def test_a_recipient_who_was_never_queued(programs: Programs, queue: redis.Redis, make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign(3)
+    queue.sadd(keys.OPEN_CAMPAIGNS, campaign.id)
+    for who in (campaign.subscriber_ids[1], campaign.address(1)):
+        for more in ((), ("--campaign", campaign.id)):
+            code, said = ask(programs, who, *more)
+            assert code == 4, said
+            assert f"campaign {campaign.id}, subscriber {campaign.subscriber_ids[1]}: not queued\n" in said
+            assert "the database says: not sent" in said
+            assert f"mail-worker reconcile {campaign.id}" in said
+    assert ask(programs, "nobody@example.org", "--campaign", campaign.id) == (
+        5,
+        "Nothing is known of nobody@example.org: no queue, ledger or list has it.\n",
+    )
+
+
 def test_what_could_not_be_asked_is_not_said_to_be_unknown(programs: Programs) -> None:
     code, said = programs.run("why", "nobody@example.org", SUPABASE_URL="http://127.0.0.1:1")
     assert code == 5

@@ -39,8 +39,8 @@ STATES = {
 @dataclass(slots=True)
 class Life:
     """What is known of one recipient of one campaign, or of a mail outside campaigns, whose id is `subscriber` then.
-    `verdict` is sent, failed, given up, uncertain, held, in work, delayed, waiting, paused, cancelled, dead or
-    unknown."""
+    `verdict` is sent, failed, given up, uncertain, held, in work, delayed, waiting, paused, cancelled, dead,
+    not queued or unknown."""
 
     campaign: str
     subscriber: str
@@ -119,8 +119,8 @@ class Why:
                 wanted.setdefault(key, []).append(found)
         for key in self._in_ledgers([campaign_id] if campaign_id else self._campaigns(), names):
             wanted.setdefault(key, [])
-        if campaign_id and not wanted:
-            wanted = {(campaign_id, name): [] for name in names[:1]}
+        if not wanted:
+            wanted = {key: [] for key in self._in_rows([campaign_id] if campaign_id else self._campaigns(), names)}
         rows = self._rows(wanted)
         for (campaign, subscriber), theirs in sorted(wanted.items()):
             life = Life(campaign, subscriber)
@@ -166,6 +166,18 @@ class Why:
                 answers = pipeline.execute()
             for campaign, states in zip(page, answers, strict=True):
                 yield from ((campaign, name) for name, state in zip(names, states, strict=True) if state)
+
+    def _in_rows(self, campaigns: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
+        """Who has a row, but was never queued."""
+
+        def look(database: SupabaseDatabase) -> list[tuple[str, str]]:
+            found = []
+            for name in names:
+                with suppress(DatabaseRejected):  # An address is no UUID, and so nobody's id there.
+                    found += [(campaign, name) for campaign in database.campaigns_with(name, campaigns)]
+            return found
+
+        return (self._ask(look, "whether the database has them as a recipient") or []) if campaigns else []
 
     def _rows(self, wanted: dict[tuple[str, str], list[FoundJob]]) -> dict[tuple[str, str], dict[str, Any]]:
         def look(database: SupabaseDatabase) -> dict[tuple[str, str], dict[str, Any]]:
@@ -216,6 +228,10 @@ class Why:
                 life.facts.append((0.0, "it waits for you: mail-worker uncertain resend or mark-sent"))
         if row is not None:
             self._tell_row(life, row)
+            if row[self._settings.recipient_sent_column] is not True and not (jobs or state_line or listed):
+                life.verdict = "not queued"
+                words = f"no job of it is in a queue: mail-worker reconcile {life.campaign} finds all such recipients"
+                life.facts.append((0.0, words))
         elif life.campaign and life.facts and not self._missing:
             life.facts.append((0.0, "the database has no row of it"))
         life.facts.sort(key=lambda fact: fact[0] or time.time())

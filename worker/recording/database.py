@@ -181,6 +181,22 @@ class SupabaseDatabase:
         rows = self._rows(query, names.recipients_table, names.recipient_sent_column)
         return rows[0] if rows else None
 
+    def campaigns_with(self, subscriber_id: str, campaign_ids: Sequence[str]) -> list[str]:
+        """Those of these campaigns that have a subscriber as a recipient."""
+        names = self._settings
+        found: list[str] = []
+        for ids in _by_length(campaign_ids):
+            query = (
+                self._client.table(names.recipients_table)
+                .select(names.recipient_campaign_column)
+                .in_(names.recipient_campaign_column, ids)
+                .eq(names.recipient_subscriber_column, subscriber_id)
+                .limit(PAGE_ROWS)
+            )
+            rows = self._rows(query, names.recipients_table, names.recipient_campaign_column)
+            found += [str(row[names.recipient_campaign_column]) for row in rows]
+        return found
+
     def subscribers(self, addresses: Sequence[str]) -> list[str]:
         """The ids of the subscribers that have one of these addresses."""
         names = self._settings
