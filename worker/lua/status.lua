@@ -27,7 +27,7 @@ local windows_ms, asked_for = cjson.decode(ARGV[4]), cjson.decode(ARGV[5])
 local MOST_CAMPAIGNS = 1000
 local MOST_PAUSED = 2000
 local MOST_PROCESSES = 1000
-local CAMPAIGNS_BYTES, PROCESSES_BYTES, PARKED_BYTES, HOSTS_BYTES, TROUBLES_BYTES = 4500, 6000, 1500, 3000, 2500
+local CAMPAIGNS_BYTES, PROCESSES_BYTES, PARKED_BYTES, HOSTS_BYTES, TROUBLES_BYTES, PAUSED_BYTES = 4500, 6000, 1500, 3000, 2500, 2000
 local REASON_BYTES = 400
 -- Heads of lanes, to find the message that waits longest.
 local HEADS_BYTES = 1000000
@@ -147,7 +147,7 @@ end
 
 look_at_head(KEYS[1])
 look_at_head('mail:lane:')
--- All that paused by themselves are named: what isn't would be told as over.
+-- Those that paused by themselves are named: what isn't would be told as over.
 local paused, paused_themselves, number_of_campaigns = 0, {}, redis.call('SCARD', KEYS[10])
 local control = some_of('HSCAN', KEYS[11], MOST_PAUSED)
 for i = 1, #control, 2 do
@@ -162,6 +162,7 @@ for i = 1, #control, 2 do
     number_of_campaigns = number_of_campaigns + 1 - redis.call('SISMEMBER', KEYS[10], name)
   end
 end
+table.sort(paused_themselves)
 for _, class in ipairs({ 'high', 'normal', 'low' }) do
   for _, name in ipairs(redis.call('ZRANGE', KEYS[14] .. ':' .. class, 0, MOST_CAMPAIGNS - 1)) do
     -- Before its first result it's in no set of campaigns, and isn't shown; but its mails have their age.
@@ -267,7 +268,7 @@ return cjson.encode({
   commands = tonumber(redis.call('HGET', KEYS[9], ARGV[1])) or 0,
   commands_inside = tonumber(redis.call('HGET', KEYS[9], ARGV[1] .. ':inside')) or 0,
   paused = paused,
-  paused_themselves = paused_themselves,
+  paused_themselves = within(paused_themselves, PAUSED_BYTES),
   campaigns = rows,
   number_of_campaigns = number_of_campaigns,
   processes = named,

@@ -18,8 +18,10 @@ COUNT_AGAIN_SECONDS = 600.0
 
 @dataclass(slots=True)
 class _Known:
-    rows: int
-    counted_at: float
+    #: What was told when no result was under way.
+    exact: int = -1
+    rows: int = -1
+    counted_at: float = 0.0
     told: int = -1
 
 
@@ -37,18 +39,20 @@ class Recipients:
         self._known = {campaign: known for campaign, known in self._known.items() if campaign in open_campaigns}
 
     def tell(self, campaign_id: str, at_least: int, at_most: int) -> None:
-        """Tells how many there are: the campaign's rows, if their number is one of those that the results and the
-        unsent rows leave open. Otherwise some have no row, or were sent by another program and never come here: then
-        it's `at_least`.
+        """Tells how many there are. While results are under way, the counts and the unsent rows leave open which of
+        several numbers it is: then it's the last one that was certain, or the number of the campaign's rows. Where both
+        are out of the question, mails have no row, or another program sent some and they never come here.
 
         Raises:
             redis.RedisError, DatabaseRejected
         """
-        known, now = self._known.get(campaign_id), time.monotonic()
-        if known is None or now - known.counted_at > COUNT_AGAIN_SECONDS or known.rows < at_least:
-            rows = self._count(campaign_id, now)
-            known = self._known[campaign_id] = _Known(rows, now, known.told if known else -1)
-        number = known.rows if at_least <= known.rows <= at_most else at_least
+        known = self._known.setdefault(campaign_id, _Known())
+        number = known.exact
+        if at_least == at_most:
+            number = known.exact = at_least
+        elif not at_least <= number <= at_most:
+            number = self._rows(campaign_id, known, at_least)
+            number = number if at_least <= number <= at_most else at_least
         if number == known.told:
             return
         with self._client.pipeline(transaction=False) as pipeline:
@@ -60,13 +64,17 @@ class Recipients:
                 return  # A later look tells it.
         known.told = number
 
-    def _count(self, campaign_id: str, now: float) -> int:
+    def _rows(self, campaign_id: str, known: _Known, at_least: int) -> int:
+        now = time.monotonic()
+        if known.counted_at and now - known.counted_at <= COUNT_AGAIN_SECONDS and known.rows >= at_least:
+            return known.rows
         # It may be too slow for this alone, which is to keep no campaign open; and results wait meanwhile, so that it's
         # asked once in a while, for whichever campaign.
         if now < self._too_slow_until:
-            return 0
+            return at_least
         try:
-            return self._database.count_recipients(campaign_id)
+            known.rows, known.counted_at = self._database.count_recipients(campaign_id), now
         except DatabaseUnavailable:
             self._too_slow_until = time.monotonic() + COUNT_AGAIN_SECONDS
-            return 0
+            return at_least
+        return known.rows
