@@ -169,7 +169,8 @@ def _explain(result: Tally, seconds: float) -> None:
     console.print(table)
     console.print(
         "Look around:  make demo-page    the fleet on a page, at http://127.0.0.1:8025/\n"
-        "              make demo-shell   then supervisorctl status, mail-worker status --watch\n"
+        "              make demo-shell   then supervisorctl status, mail-worker status --watch,\n"
+        "                                mail-worker campaign, mail-worker why ADDRESS\n"
         "              make demo-inbox   the mails that were accepted last\n"
         "Clean up:     make demo-down"
     )

@@ -53,7 +53,7 @@ STATUS = Status(
     memory=RedisMemory(1_000_000, 0),
     troubles={"paused:c1": "Campaign c1 paused by itself."},
     account=AccountStatus(ACCOUNT, "ann@example.org is refused", 1.0, False, None, (Limit(500, 3_600_000),), (43,)),
-    bullmq=BullView("bull:mail-queue", "bullmq:5", False, 11, 12, 13, 14, 15, 16, 0),
+    bullmq=BullView("bull:mail-queue", "bullmq:5", False, 11, 12, 13, 14, 15, 16, 0, 0.0),
 )
 
 

@@ -18,7 +18,7 @@ OBEYED = "\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "\u202e", "\x7f", "\b"
 def test_a_terminal_gets_nothing_to_obey(obeyed: str) -> None:
     words = f"550 {obeyed} no"
     life = Life("c-1", "s-1", facts=[(0.0, words)])
-    report = CampaignReport("c-1", "", 0, 1, 0, 0, 0, None, None, None, None, {words: 1})
+    report = CampaignReport("c-1", "", 0, 1, 0, 0, 0, None, None, None, None, 0, {words: 1})
     line = json.dumps({"time": "2026-11-28T05:00:00.000Z", "message": words})
     for text in (
         shown_line(words),

@@ -5,10 +5,12 @@
 -- ARGV[1]  ms from now on after which a delayed job is one that is parked
 --
 -- Returns {1 if there's such a queue, version or '', 1 if its app has paused it, waiting, active, delayed, parked,
--- completed, failed, jobs at its head that are left alone}.
+-- completed, failed, jobs at its head that are left alone, ms until the last delayed job is due}.
 local queue = KEYS[2] .. ':'
 local meta = redis.call('HMGET', queue .. 'meta', 'version', 'paused')
 local parked = redis.call('ZCOUNT', queue .. 'delayed', string.format('%.0f', (REAL_MS + ARGV[1]) * 4096), '+inf')
+local last = redis.call('ZREVRANGEBYSCORE', queue .. 'delayed',
+  string.format('(%.0f', (REAL_MS + ARGV[1]) * 4096), '-inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
 return {
   redis.call('EXISTS', queue .. 'meta'),
   meta[1] or '',
@@ -20,4 +22,5 @@ return {
   redis.call('ZCARD', queue .. 'completed'),
   redis.call('ZCARD', queue .. 'failed'),
   tonumber(redis.call('HGET', KEYS[1] .. ':state', 'foreign')) or 0,
+  last and math.max(math.floor(tonumber(last) / 4096) - REAL_MS, 0) or 0,
 }

@@ -28,6 +28,8 @@ LOOK_AT_ONCE = 500
 SHOWN_WORDS = 20
 #: The speed is that of so many minutes.
 SPEED_MINUTES = 10
+#: So long without an accepted mail, a campaign that sends stands still.
+IDLE_SECONDS = 180
 _ENDED = {"f": "failed", "g": "given up"}
 #: What differs between two recipients of one reply: their addresses, ids and times.
 _OWN_WORDS = re.compile(r"<[^<>\s]*>|\S+@\S+|\b[0-9A-Za-z]*\d[0-9A-Za-z]{7,}\b")
@@ -63,6 +65,8 @@ class CampaignReport:
     unsent: int | None
     speed: float | None
     seconds_left: float | None
+    #: For how long none of it was accepted, by the last minutes' points.
+    idle_seconds: int
     #: The server's words, without what is one recipient's alone, and how many got them.
     words: dict[str, int]
 
@@ -71,12 +75,17 @@ class CampaignReport:
         yield f"campaign   {shown_line(f'{self.campaign}: {self.state}')}"
         yield (
             f"mails      {self.sent:,} sent, {self.failed:,} failed, {self.given_up:,} given up, {self.uncertain:,}"
-            f" were uncertain, {self.to_go:,} to go"
+            f" were uncertain, {self.to_go:,} {'not sent' if self.state.startswith('cancelled') else 'to go'}"
         )
         if self.unsent is not None:
             status = self.database_status or "(none)"
             yield f"database   status {status}, {self.unsent:,} recipients aren't marked as sent"
-        if self.speed:
+        if self.to_go and self.state == "sending" and self.idle_seconds >= IDLE_SECONDS:
+            yield (
+                f"speed      none was accepted for {duration(self.idle_seconds)}; if no job of it waits or is delayed:"
+                f" mail-worker reconcile {self.campaign} says who is in no queue"
+            )
+        elif self.speed and self.to_go:
             end = "" if self.seconds_left is None else f", done in about {duration(self.seconds_left)}"
             yield f"speed      {self.speed:.1f} mails/s{end}"
         for words, number in list(self.words.items())[:SHOWN_WORDS]:
@@ -166,7 +175,8 @@ def _report(
     waiting: Any = client.llen(keys.lane(campaign_id))
     control: Any = client.hget(keys.CONTROL, campaign_id)
     database_status, unsent, missing = _database(settings, campaign_id)
-    speed = _speed(read_points(client), campaign_id)
+    points = [point for point in read_points(client) if campaign_id in point.campaigns][-SPEED_MINUTES - 1 :]
+    speed, idle_seconds = _speed(points, campaign_id), _idle(points, campaign_id)
     counted = recipients - sent if unsent is None else unsent
     left = max(counted - failed - given_up, waiting)
     state = "sending"
@@ -190,7 +200,8 @@ def _report(
         database_status=database_status,
         unsent=unsent,
         speed=speed,
-        seconds_left=left / speed if speed and left and state == "sending" else None,
+        seconds_left=left / speed if speed and left and state == "sending" and idle_seconds < IDLE_SECONDS else None,
+        idle_seconds=idle_seconds,
         words=grouped(ended),
     )
     return report, missing
@@ -208,8 +219,16 @@ def _database(settings: Settings, campaign_id: str) -> tuple[str | None, int | N
 
 
 def _speed(points: list[Point], campaign_id: str) -> float | None:
-    lately = [point for point in points if campaign_id in point.campaigns][-SPEED_MINUTES - 1 :]
-    if len(lately) < 2:
+    if len(points) < 2:
         return None
-    sent = lately[-1].campaigns[campaign_id] - lately[0].campaigns[campaign_id]
-    return max(sent, 0) / (lately[-1].at - lately[0].at)
+    sent = points[-1].campaigns[campaign_id] - points[0].campaigns[campaign_id]
+    return max(sent, 0) / (points[-1].at - points[0].at)
+
+
+def _idle(points: list[Point], campaign_id: str) -> int:
+    same = 0
+    for point in reversed(points):
+        if point.campaigns[campaign_id] != points[-1].campaigns[campaign_id]:
+            break
+        same = points[-1].at - point.at
+    return same

@@ -33,14 +33,20 @@ class Summary:
     #: When it was complete, in seconds since 1970; None until then.
     ended_at: float | None
 
+    @property
+    def to_go(self) -> int:
+        """Recipients whose mail is still to go."""
+        return max(self.recipients - self.sent - self.failed - self.given_up, 0) if self.ended_at is None else 0
+
     def line(self, now: float) -> str:
         """For people."""
         given_up = f", {self.given_up:,} given up" if self.given_up else ""
         counts = f"{self.sent:,} sent, {self.failed:,} failed{given_up}"
         if self.ended_at is not None:
             return shown_line(f"{self.campaign}: complete since {duration(max(now - self.ended_at, 0))}; {counts}")
-        to_go = max(self.recipients - self.sent - self.failed - self.given_up, 0)
-        return shown_line(f"{self.campaign}: {self.state}; {counts}{f', {to_go:,} to go' if to_go else ''}")
+        words = "not sent" if self.state.startswith("cancelled") else "to go"
+        left = f", {self.to_go:,} {words}" if self.to_go else ""
+        return shown_line(f"{self.campaign}: {self.state}; {counts}{left}")
 
 
 def campaigns(settings: Settings, options: Namespace) -> int:
@@ -49,7 +55,8 @@ def campaigns(settings: Settings, options: Namespace) -> int:
         raise OperatorMistake("--csv writes who failed of one campaign: mail-worker campaign CAMPAIGN --csv FILE")
     found = summaries(connect(settings.redis_url))
     if options.json:
-        print(json.dumps({"format": 1, "campaigns": [asdict(one) for one in found]}, ensure_ascii=False))
+        rows = [{**asdict(one), "to_go": one.to_go} for one in found]
+        print(json.dumps({"format": 1, "campaigns": rows}, ensure_ascii=False))
         return 0
     now = time.time()
     print_lines(one.line(now) for one in found[:SHOWN])

@@ -26,7 +26,9 @@ def show(status: Status, sandbox: Sandbox | None = None) -> Iterator[str]:
     yield f"queue      {status.waiting} waiting{oldest}; {status.in_work} in work, {status.delayed} delayed"
     if status.bullmq:
         yield from _show_bullmq(status.bullmq)
-    if status.to_send:
+    if status.is_paused:
+        yield "finish     none: all open campaigns are paused or cancelled"
+    elif status.to_send and status.working and not account.stopped:
         left = status.seconds_left
         end = "as fast as the server takes them" if left is None else f"done in about {duration(left)}"
         yield f"finish     {end}{', slowed down by the provider' if account.slowed else ''}"
@@ -61,7 +63,7 @@ def show(status: Status, sandbox: Sandbox | None = None) -> Iterator[str]:
         parked = f", {campaign.parked} of them put off" if campaign.parked else ""
         yield (
             f"campaign   {campaign.campaign_id}: {campaign.sent} sent, {campaign.failed} failed{given_up}{uncertain},"
-            f" {campaign.to_go} to go{parked}{state}"
+            f" {campaign.to_go} {campaign.left_words}{parked}{state}"
         )
     if more := status.number_of_campaigns - len(status.campaigns):
         yield f"campaign   and {more} more; shown are those that wait for you, then those that send"

@@ -114,7 +114,7 @@ function showNumbers(status) {
   const shown = [
     ["waiting", number(sum(status, "waiting", "waiting"))],
     ["in work", number(sum(status, "in_work", "active"))],
-    ["come again later", number(sum(status, "delayed", "delayed"))],
+    ["delayed", number(sum(status, "delayed", "delayed"))],
     ["done in about", left],
     ["accepted, ever", number(status.totals.accepted || 0)],
     ["failed, ever", number(status.totals.failed || 0)],

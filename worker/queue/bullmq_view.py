@@ -37,6 +37,8 @@ class BullView:
     failed: int
     #: Jobs of a scheduler, or with a parent, that stood at the head when a fetch looked.
     foreign: int
+    #: Until the last delayed job is due, in seconds.
+    last_due_seconds: float
 
     @property
     def may_leave(self) -> int:
@@ -56,7 +58,7 @@ def look(client: "redis.Redis", bullmq: str) -> BullView:
     counted: Any = client.register_script(script("clock", "bullmq_view"))(
         keys=[keys.bullmq_own(bullmq), bullmq], args=[_PARKED_FROM_MS]
     )
-    known, version, paused, waiting, active, delayed, parked, completed, failed, foreign = counted
+    known, version, paused, waiting, active, delayed, parked, completed, failed, foreign, last_due_ms = counted
     return BullView(
         name=bullmq,
         version=(version or b"bullmq").decode(errors="replace") if known else "",
@@ -68,6 +70,7 @@ def look(client: "redis.Redis", bullmq: str) -> BullView:
         completed=completed,
         failed=failed,
         foreign=foreign,
+        last_due_seconds=last_due_ms / 1000,
     )
 
 

@@ -46,6 +46,11 @@ class CampaignCounts:
         return self.sent + self.failed + self.given_up
 
     @property
+    def left_words(self) -> str:
+        """What `to_go` is called."""
+        return "not sent" if self.state.startswith("cancelled") else "to go"
+
+    @property
     def to_go(self) -> int:
         """Recipients whose mail is still to go, wherever it is."""
         return max(self.recipients - self.done, self.waiting + self.parked)
@@ -139,8 +144,18 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until all of them are sent, None if nothing is known of the speed."""
-        return seconds_to_send(self.to_send, self.account.limits, self.account.used, self.account.speed)
+        """Until all of them are sent, None if nothing is known of the speed, or nothing leaves."""
+        if not self.working or self.account.stopped or self.is_paused:
+            return None
+        seconds = seconds_to_send(self.to_send, self.account.limits, self.account.used, self.account.speed)
+        # The speed of late is of no use where the app has spread its jobs over an hour.
+        return seconds if self.bullmq is None or seconds is None else max(seconds, self.bullmq.last_due_seconds)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether all that waits is of paused or cancelled campaigns, as far as is known."""
+        known = len(self.campaigns) == self.number_of_campaigns > 0
+        return not self.may_leave and not self.in_work and known and all(one.state for one in self.campaigns)
 
 
 def read_status(
