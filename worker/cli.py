@@ -1,7 +1,6 @@
 """The command `mail-worker`. Exit codes: 0 well, 1 not well, 2 wrong settings or arguments, and what a command says of
 its own (`status --exit-code`, `why`)."""
 
-import argparse
 import json
 import os
 import sys
@@ -21,19 +20,24 @@ from worker.errors import InvalidJob, MailWorkerError, OperatorMistake, Settings
 from worker.mail.names import use_own_names
 
 if TYPE_CHECKING:
+    import argparse
+
     from worker.mail.templates import FindTemplate, Template
     from worker.operating.checks import Finding
 
-Command = Callable[[Settings, argparse.Namespace], int]
+Command = Callable[[Settings, "argparse.Namespace"], int]
 
 # Each command imports what it needs: a worker must stay small, and `supabase` alone is 40 MB.
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # These live for weeks, and half a megabyte of each would be what reads the words of all commands.
+    programs = {"run": _run, "record": _record}
     try:
-        code = _obey(options)
+        is_program = len(words) == 1 and words[0] in programs
+        code = programs[words[0]](_settings()) if is_program else _obey(_parser().parse_args(words))
         print(end="", flush=True)
         return code
     except BrokenPipeError:
@@ -52,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-def _obey(options: argparse.Namespace) -> int:
+def _obey(options: "argparse.Namespace") -> int:
     if options.needs_no_service or (options.command is _check and options.jobs is not None):
         # A file's jobs are looked at without any service.
         jobs = load_job_settings()
@@ -60,18 +64,24 @@ def _obey(options: argparse.Namespace) -> int:
         return (_preview if options.needs_no_service else _check_jobs)(jobs, options)
     if getattr(options, "needs_no_settings", False):
         return _logs(options)
+    command: Command = options.command
+    return command(_settings(), options)
+
+
+def _settings() -> Settings:
     settings = load_settings()
     use_own_names(settings.jobs.own_names)
-    command: Command = options.command
-    return command(settings, options)
+    return settings
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> "argparse.ArgumentParser":
+    import argparse
+
     parser = argparse.ArgumentParser(prog="mail-worker", description="Sends a web app's campaign mails.")
     parser.add_argument("--version", action="version", version=f"mail-worker {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[..., int], text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[..., int], text: str) -> "argparse.ArgumentParser":
         subparser = commands.add_parser(name, help=text, description=text)
         subparser.set_defaults(command=command, name_of_command=name, needs_no_service=command is _preview)
         return subparser
@@ -118,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     enqueue = add("enqueue", _enqueue, "Queue the jobs of a file; nothing is queued if one of them is wrong.")
     enqueue.add_argument("file", metavar="FILE", type=Path, help="JSON lines, or CSV with a header line (.csv, .tsv)")
 
-    def add_campaign_command(name: str, command: Command, text: str) -> argparse.ArgumentParser:
+    def add_campaign_command(name: str, command: Command, text: str) -> "argparse.ArgumentParser":
         subparser = add(name, command, text)
         subparser.add_argument("campaign", metavar="CAMPAIGN", help="its id")
         return subparser
@@ -169,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _operate(settings: Settings, options: argparse.Namespace) -> int:
+def _operate(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.operator_commands import COMMANDS
 
     return COMMANDS[options.name_of_command](settings, options)
@@ -180,7 +190,7 @@ def _time(text: str) -> datetime:
     return time_given if time_given.tzinfo else time_given.replace(tzinfo=UTC)
 
 
-def _run(settings: Settings, options: argparse.Namespace) -> int:
+def _run(settings: Settings, options: "argparse.Namespace | None" = None) -> int:
     from worker.base.logs import set_up_logging
     from worker.sending.process import run_worker
 
@@ -189,7 +199,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _record(settings: Settings, options: argparse.Namespace) -> int:
+def _record(settings: Settings, options: "argparse.Namespace | None" = None) -> int:
     from worker.base.logs import set_up_logging
     from worker.base.stopping import Stop
     from worker.recording.recorder import run_recorder
@@ -199,7 +209,7 @@ def _record(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(settings: Settings, options: argparse.Namespace) -> int:
+def _check(settings: Settings, options: "argparse.Namespace") -> int:
     print("ok   settings  complete", flush=True)
     if options.settings:
         return 0
@@ -208,7 +218,7 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
     return _report(run_checks(settings))
 
 
-def _check_jobs(jobs: JobSettings, options: argparse.Namespace) -> int:
+def _check_jobs(jobs: JobSettings, options: "argparse.Namespace") -> int:
     from worker.operating.preview import Remarks
     from worker.queue.producer import check_file
 
@@ -222,7 +232,7 @@ def _check_jobs(jobs: JobSettings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _finder(options: argparse.Namespace) -> "FindTemplate":
+def _finder(options: "argparse.Namespace") -> "FindTemplate":
     """Templates from the file of --template, or else from Redis, for which alone the worker's settings are needed."""
     from worker.mail.templates import read_template
     from worker.operating.template_commands import read_file
@@ -247,7 +257,7 @@ def _finder(options: argparse.Namespace) -> "FindTemplate":
     return find
 
 
-def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
+def _preview(jobs: JobSettings, options: "argparse.Namespace") -> int:
     from worker.operating.preview import job_of_file, job_of_queue, preview
 
     path = Path(options.what)
@@ -268,7 +278,7 @@ def _preview(jobs: JobSettings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _template(settings: Settings, options: argparse.Namespace) -> int:
+def _template(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.template_commands import template
 
     return template(settings, options)
@@ -279,7 +289,7 @@ def _expectation(text: str) -> tuple[str, int]:
     return name, int(pid)
 
 
-def _verify(settings: Settings, options: argparse.Namespace) -> int:
+def _verify(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.verify import verify
 
     return _report(verify(settings, dict(options.expect), options.canary, options.timeout))
@@ -293,7 +303,7 @@ def _report(findings: Iterable["Finding"]) -> int:
     return 0 if well else 1
 
 
-def _status(settings: Settings, options: argparse.Namespace) -> int:
+def _status(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.printing import print_lines
     from worker.operating.status import show
     from worker.operating.status_json import as_json, is_well
@@ -324,14 +334,14 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     return 3 if options.exit_code and not is_well(status) else 0
 
 
-def _campaign(settings: Settings, options: argparse.Namespace) -> int:
+def _campaign(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.campaign import campaign
     from worker.operating.campaigns import campaigns
 
     return campaign(settings, options) if options.campaign else campaigns(settings, options)
 
 
-def _why(settings: Settings, options: argparse.Namespace) -> int:
+def _why(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.printing import print_lines
     from worker.operating.why import Why
 
@@ -348,7 +358,7 @@ def _why(settings: Settings, options: argparse.Namespace) -> int:
     return answer.exit_code
 
 
-def _dashboard(settings: Settings, options: argparse.Namespace) -> int:
+def _dashboard(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.dashboard import serve
 
     with serve(connect(settings.redis_url), settings, options.port) as server:
@@ -357,25 +367,25 @@ def _dashboard(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _logs(options: argparse.Namespace) -> int:
+def _logs(options: "argparse.Namespace") -> int:
     from worker.operating.log_files import logs
 
     return logs(options, options.directory)
 
 
-def _alert_test(settings: Settings, options: argparse.Namespace) -> int:
+def _alert_test(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.alert_commands import alert_test
 
     return alert_test(settings, options)
 
 
-def _forget(settings: Settings, options: argparse.Namespace) -> int:
+def _forget(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.alert_commands import forget
 
     return forget(settings, options)
 
 
-def _healthy(settings: Settings, options: argparse.Namespace) -> int:
+def _healthy(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.healthy import judge
     from worker.queue.processes import alive
 
@@ -384,7 +394,7 @@ def _healthy(settings: Settings, options: argparse.Namespace) -> int:
     return 0 if well else 1
 
 
-def _send_test(settings: Settings, options: argparse.Namespace) -> int:
+def _send_test(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.operating.preview import job_of_file
     from worker.operating.testmail import send_test
 
@@ -393,7 +403,7 @@ def _send_test(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _enqueue(settings: Settings, options: argparse.Namespace) -> int:
+def _enqueue(settings: Settings, options: "argparse.Namespace") -> int:
     from worker.mail.pacing import seconds_to_send
     from worker.operating.preview import Remarks
     from worker.operating.status import duration

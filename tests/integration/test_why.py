@@ -88,7 +88,7 @@ def test_nobody_and_nothing(programs: Programs) -> None:
     assert programs.run("why", " ") == (1, "Nobody is named: mail-worker why ADDRESS, or a subscriber's id.\n")
     assert programs.run("campaign", "no-campaign") == (
         1,
-        "No mail of campaign no-campaign has a result yet: see mail-worker status.\n",
+        "No mail of campaign no-campaign has a result yet: mail-worker campaign lists those that have one.\n",
     )
 
 

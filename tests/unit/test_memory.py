@@ -43,3 +43,11 @@ def test_a_worker_holds_nothing_that_its_mails_dont_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n[]\n"
+
+
+def test_a_worker_loads_nothing_that_commands_need() -> None:
+    """Each of these takes from 0.3 to 40 MB of every process."""
+    code = "import sys, worker.cli, worker.sending.process; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "redis" in loaded
+    assert not {"argparse", "encodings.idna", "httpx", "prometheus_client", "rich", "supabase"} & set(loaded)

@@ -118,7 +118,9 @@ def report_of(client: "redis.Redis", settings: Settings, campaign_id: str) -> tu
     known = client.exists(keys.ledger(campaign_id), keys.counts(campaign_id))
     # It may have paused before its first result.
     if not known and not client.hexists(keys.CONTROL, campaign_id):
-        raise OperatorMistake(f"No mail of campaign {campaign_id} has a result yet: see mail-worker status.")
+        raise OperatorMistake(
+            f"No mail of campaign {campaign_id} has a result yet: mail-worker campaign lists those that have one."
+        )
     ended = list(who_ended(client, campaign_id))
     report, missing = _report(client, settings, campaign_id, ended)
     return report, ended, missing
