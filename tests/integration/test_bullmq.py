@@ -1,6 +1,7 @@
 """The web app's own queue, by the worker's own programs on all real services: what the app sees, and what arrives."""
 
 import json
+import re
 from collections.abc import Callable
 from email import message_from_bytes, policy
 from pathlib import Path
@@ -265,6 +266,7 @@ def test_a_closed_account_locks_nothing(
     app.ask("addBulk", jobs=jobs_of(campaign))
     wait_until(lambda: app.counts("completed")["completed"] == 10)
     wait_until(lambda: app.counts("waiting", "active") == {"waiting": 40, "active": 0})
+    assert re.search(r": 40 waiting, the oldest for \d{1,2} s; 0 in work, ", programs.run("status")[1])
     app.ask("drain")
     assert app.counts("waiting", "active") == {"waiting": 0, "active": 0}
     assert queue.exists(*(f"{BULLMQ}:{number}" for number in range(1, 51))) == 10

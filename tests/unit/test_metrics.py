@@ -53,7 +53,7 @@ STATUS = Status(
     memory=RedisMemory(1_000_000, 0),
     troubles={"paused:c1": "Campaign c1 paused by itself."},
     account=AccountStatus(ACCOUNT, "ann@example.org is refused", 1.0, False, None, (Limit(500, 3_600_000),), (43,)),
-    bullmq=BullView("bull:mail-queue", "bullmq:5", False, 11, 12, 13, 14, 15, 16, 0, 0.0),
+    bullmq=BullView("bull:mail-queue", "bullmq:5", False, 11, 12, 13, 14, 15, 16, 0, 0.0, 30.0),
 )
 
 
@@ -92,6 +92,7 @@ def test_numbers_are_those_of_the_look(seen: Seen) -> None:
     assert found["mail_worker_queue_mails", "dramatiq", "waiting"] == 5
     assert found["mail_worker_queue_mails", "dramatiq", "parked"] == 2
     assert found["mail_worker_queue_mails", "bullmq", "in_work"] == 12
+    assert found["mail_worker_oldest_waiting_seconds",] == 30
     assert found["mail_worker_campaign_mails", "c1", "sent"] == 40
     assert found["mail_worker_campaign_mails", "c1", "to_go"] == 20
     assert found["mail_worker_campaign_running", "c1"] == 0

@@ -22,7 +22,7 @@ def show(status: Status, sandbox: Sandbox | None = None) -> Iterator[str]:
         yield f"STOPPED    {account.stopped} {again}"
     for sentence in status.troubles.values():
         yield f"TROUBLE    {sentence}"
-    oldest = "" if status.oldest_seconds is None else f", the oldest for {status.oldest_seconds:.0f} s"
+    oldest = _oldest(status.oldest_seconds)
     yield f"queue      {status.waiting} waiting{oldest}; {status.in_work} in work, {status.delayed} delayed"
     if status.bullmq:
         yield from _show_bullmq(status.bullmq)
@@ -67,6 +67,8 @@ def show(status: Status, sandbox: Sandbox | None = None) -> Iterator[str]:
         )
     if more := status.number_of_campaigns - len(status.campaigns):
         yield f"campaign   and {more} more; shown are those that wait for you, then those that send"
+    if account.speed:
+        yield f"speed      {account.speed:.1f} mails/s lately"
     for limit, used in zip(account.limits, account.used, strict=True):
         yield f"limit      {used} of {limit.mails} mails in {duration(limit.window_ms / 1000)}"
     if account.slowed_at is not None:
@@ -123,8 +125,8 @@ def _show_bullmq(view: BullView) -> Iterator[str]:
         yield f"bullmq     no app has opened {view.name} in this Redis yet"
         return
     yield (
-        f"bullmq     {view.name}: {view.waiting} waiting; {view.active} in work, {view.delayed} delayed,"
-        f" {view.completed} completed, {view.failed} failed"
+        f"bullmq     {view.name}: {view.waiting} waiting{_oldest(view.oldest_seconds)}; {view.active} in work,"
+        f" {view.delayed} delayed, {view.completed} completed, {view.failed} failed"
     )
     if view.paused:
         yield "           its app has paused it: nothing is taken until it calls queue.resume()"
@@ -132,6 +134,10 @@ def _show_bullmq(view: BullView) -> Iterator[str]:
         yield f"           {view.parked} jobs of paused campaigns are put off until mail-worker resume"
     if view.foreign:
         yield f"           {view.foreign} jobs at its head are a scheduler's or a flow's: left to BullMQ's own workers"
+
+
+def _oldest(seconds: float | None) -> str:
+    return "" if seconds is None else f", the oldest for {seconds:.0f} s"
 
 
 def duration(seconds: float) -> str:

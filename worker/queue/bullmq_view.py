@@ -39,6 +39,8 @@ class BullView:
     foreign: int
     #: Until the last delayed job is due, in seconds.
     last_due_seconds: float
+    #: Since the job whose turn is next was queued; None without one.
+    oldest_seconds: float | None
 
     @property
     def may_leave(self) -> int:
@@ -58,7 +60,9 @@ def look(client: "redis.Redis", bullmq: str) -> BullView:
     counted: Any = client.register_script(script("clock", "bullmq_view"))(
         keys=[keys.bullmq_own(bullmq), bullmq], args=[_PARKED_FROM_MS]
     )
-    known, version, paused, waiting, active, delayed, parked, completed, failed, foreign, last_due_ms = counted
+    known, version, paused, waiting, active, delayed, parked, completed, failed, foreign, last_due_ms, oldest_ms = (
+        counted
+    )
     return BullView(
         name=bullmq,
         version=(version or b"bullmq").decode(errors="replace") if known else "",
@@ -71,6 +75,7 @@ def look(client: "redis.Redis", bullmq: str) -> BullView:
         failed=failed,
         foreign=foreign,
         last_due_seconds=last_due_ms / 1000,
+        oldest_seconds=None if oldest_ms < 0 else oldest_ms / 1000,
     )
 
 

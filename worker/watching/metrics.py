@@ -124,9 +124,8 @@ def _of_fleet(fleet: Fleet) -> Iterator[Metric]:
         found = Histogram.read(kind, fleet.durations)
         yield HistogramMetricFamily(f"mail_worker_{kind}_seconds", text, list(found.buckets), found.seconds)
     yield _queues(status)
-    yield _gauge(
-        "oldest_waiting_seconds", "Age of the Dramatiq message that waits longest.", status.oldest_seconds or 0
-    )
+    ages = (status.oldest_seconds, status.bullmq.oldest_seconds if status.bullmq else None)
+    yield _gauge("oldest_waiting_seconds", "Age of the mail that waits longest.", max(age or 0 for age in ages))
     yield from _campaigns(status)
     yield from _account(status.account)
     yield _gauge("outbox_results", "Results that aren't in the database yet.", status.outbox)
