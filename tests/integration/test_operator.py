@@ -55,7 +55,7 @@ def test_a_paused_campaign_waits_while_another_one_goes_on(
     seen = accepted(services, first)
     assert seen < 100
     status = programs.run("status")[1]
-    assert re.search(rf"campaign   {first.id}: .* waiting; paused: by an operator", status)
+    assert re.search(rf"campaign   {first.id}: .* to go; paused: by an operator", status)
     assert programs.run("resume", first.id) == (0, f"campaign {first.id} goes on\n")
     wait_until(lambda: tally(services, first).accounted_for)
 
@@ -111,7 +111,7 @@ def test_too_many_failures_pause_a_campaign(
     assert re.search(rf"campaign   {campaign.id}: .*; paused: 2\d of 2\d mails failed", status)
     assert 20 <= tally(services, campaign).failed < 80
     programs.run("resume", campaign.id)
-    wait_until(lambda: programs.run("status")[1].count("waiting; paused") == 1)
+    wait_until(lambda: programs.run("status")[1].count("to go; paused") == 1)
 
 
 def test_held_mails_are_resolved_by_an_operator(

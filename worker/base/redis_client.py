@@ -230,7 +230,7 @@ def script(*names: str) -> str:
     comments, which each process and Redis would hold."""
     texts = (files("worker").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in names)
     lines = (line for text in texts for line in map(str.strip, text.splitlines()) if not line.startswith("--"))
-    return _EVEN_IF_FULL + (_id_names() if "ids" in names else "") + "\n".join(lines)
+    return _EVEN_IF_FULL + (_id_names() if "ids" in names else "") + "".join(f"{line}\n" for line in lines)
 
 
 def _id_names() -> str:
