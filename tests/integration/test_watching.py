@@ -20,7 +20,7 @@ import redis
 from demo.tally import tally
 from testbed.services import Services
 from tests.integration.conftest import MakeCampaign
-from tests.integration.programs import Programs, wait_until
+from tests.integration.programs import Program, Programs, wait_until
 from tests.integration.test_status import watched
 from worker.base import keys
 from worker.queue.producer import enqueue
@@ -154,12 +154,17 @@ def test_mails_that_nobody_takes_and_what_is_no_mail(
     assert webhook.told().count("happened done") == 1
 
 
+def tells_in_vain(programs: Programs, webhook: Webhook, told: dict[str, str], queue: redis.Redis) -> Program:
+    """A recorder that has something to tell, which the webhook doesn't take."""
+    webhook.answer = 503
+    queue.lpush(keys.EVENTS, json.dumps({"kind": "done", "sentence": "Once.", "at": 1.0, "urgent": False}))
+    return programs.start("record", module=QUICK, **told)
+
+
 def test_a_webhook_that_is_away_loses_nothing(
     programs: Programs, webhook: Webhook, told: dict[str, str], queue: redis.Redis
 ) -> None:
-    webhook.answer = 503
-    queue.lpush(keys.EVENTS, json.dumps({"kind": "done", "sentence": "Once.", "at": 1.0, "urgent": False}))
-    recorder = programs.start("record", module=QUICK, **told)
+    recorder = tells_in_vain(programs, webhook, told, queue)
     recorder.wait_for("The webhook for alerts doesn't take them (HTTP 503): check worker_alert_webhook_url.")
     webhook.answer = 200
     wait_until(lambda: "happened done" in webhook.told())
@@ -170,9 +175,7 @@ def test_a_webhook_that_is_away_loses_nothing(
 def test_whoever_reads_alerts_and_never_answers_gets_them_a_few_times(
     programs: Programs, webhook: Webhook, told: dict[str, str], queue: redis.Redis
 ) -> None:
-    webhook.answer = 503
-    queue.lpush(keys.EVENTS, json.dumps({"kind": "done", "sentence": "Once.", "at": 1.0, "urgent": False}))
-    recorder = programs.start("record", module=QUICK, **told)
+    recorder = tells_in_vain(programs, webhook, told, queue)
     # A point comes each of these minutes, of a second each.
     wait_until(lambda: queue.llen(keys.POINTS) >= 8)
     assert 2 <= recorder.text().count("INFO    Once.") <= 4

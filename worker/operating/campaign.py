@@ -18,8 +18,10 @@ from worker.base.redis_client import connect
 from worker.base.settings import Settings
 from worker.errors import DatabaseRejected, DatabaseUnavailable, OperatorMistake
 from worker.mail.words import shown_line
+from worker.operating.campaigns import number_of
 from worker.operating.printing import print_lines
-from worker.operating.status import duration
+from worker.operating.status import duration, left_words
+from worker.queue.control import state_words
 from worker.recording.database import SupabaseDatabase
 from worker.watching.points import Point, read_points
 from worker.watching.status import read_status
@@ -75,7 +77,7 @@ class CampaignReport:
         yield f"campaign   {shown_line(f'{self.campaign}: {self.state}')}"
         yield (
             f"mails      {self.sent:,} sent, {self.failed:,} failed, {self.given_up:,} given up, {self.uncertain:,}"
-            f" were uncertain, {self.to_go:,} {'not sent' if self.state.startswith('cancelled') else 'to go'}"
+            f" were uncertain, {self.to_go:,} {left_words(self.state)}"
         )
         if self.unsent is not None:
             status = self.database_status or "(none)"
@@ -173,7 +175,7 @@ def _report(
 ) -> tuple[CampaignReport, str]:
     names = ("sent", "failed", "given_up", "uncertain", "recipients")
     counts: Any = client.hmget(keys.counts(campaign_id), list(names))
-    sent, failed, given_up, uncertain, recipients = (int(count) if count and count.isdigit() else 0 for count in counts)
+    sent, failed, given_up, uncertain, recipients = map(number_of, counts)
     waiting: Any = client.llen(keys.lane(campaign_id))
     control: Any = client.hget(keys.CONTROL, campaign_id)
     database_status, unsent, missing = _database(settings, campaign_id)
@@ -183,7 +185,7 @@ def _report(
     left = max(counted - failed - given_up, waiting)
     state = "sending"
     if control:
-        state = control.decode(errors="replace").replace(":", ": ", 1)
+        state = state_words(control.decode(errors="replace"))
     elif client.hexists(keys.PARKED_CAMPAIGNS, campaign_id):
         state = "put aside"
     elif database_status == "sent" and not left:

@@ -14,7 +14,8 @@ from worker.errors import OperatorMistake
 from worker.ledger.ledger import LEDGER_SECONDS
 from worker.mail.words import shown_line
 from worker.operating.printing import print_lines
-from worker.operating.status import duration
+from worker.operating.status import duration, left_words
+from worker.queue.control import state_words
 
 SHOWN = 50
 
@@ -44,8 +45,7 @@ class Summary:
         counts = f"{self.sent:,} sent, {self.failed:,} failed{given_up}"
         if self.ended_at is not None:
             return shown_line(f"{self.campaign}: complete since {duration(max(now - self.ended_at, 0))}; {counts}")
-        words = "not sent" if self.state.startswith("cancelled") else "to go"
-        left = f", {self.to_go:,} {words}" if self.to_go else ""
+        left = f", {self.to_go:,} {left_words(self.state)}" if self.to_go else ""
         return shown_line(f"{self.campaign}: {self.state}; {counts}{left}")
 
 
@@ -85,7 +85,7 @@ def summaries(client: "redis.Redis") -> list[Summary]:
             pipeline.pttl(key)
         answers = iter(pipeline.execute())
     found = [
-        (left_ms, name, *(int(number) if number and number.isdigit() else 0 for number in numbers))
+        (left_ms, name, *map(number_of, numbers))
         for name, numbers, left_ms in zip(names, answers, answers, strict=True)
         if left_ms > 0 or name in waiting
     ]
@@ -104,13 +104,18 @@ def summaries(client: "redis.Redis") -> list[Summary]:
     ]
 
 
+def number_of(count: bytes | None) -> int:
+    """One of a campaign's counts; 0 where there's none, or nothing of ours."""
+    return int(count) if count and count.isdigit() else 0
+
+
 def _kept_since(left_ms: int) -> float:
     return time.time() - LEDGER_SECONDS + left_ms / 1000
 
 
 def _state(name: bytes, opened: set[bytes], parked: list[bytes], control: dict[bytes, bytes]) -> str:
     if name in control:
-        return control[name].decode(errors="replace").replace(":", ": ", 1)
+        return state_words(control[name].decode(errors="replace"))
     if name in parked:
         return "put aside"
     return "sending" if name in opened else "complete"

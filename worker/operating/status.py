@@ -63,7 +63,7 @@ def show(status: Status, sandbox: Sandbox | None = None) -> Iterator[str]:
         parked = f", {campaign.parked} of them put off" if campaign.parked else ""
         yield (
             f"campaign   {campaign.campaign_id}: {campaign.sent} sent, {campaign.failed} failed{given_up}{uncertain},"
-            f" {campaign.to_go} {campaign.left_words}{parked}{state}"
+            f" {campaign.to_go} {left_words(campaign.state)}{parked}{state}"
         )
     if more := status.number_of_campaigns - len(status.campaigns):
         yield f"campaign   and {more} more; shown are those that wait for you, then those that send"
@@ -138,6 +138,11 @@ def _show_bullmq(view: BullView) -> Iterator[str]:
 
 def _oldest(seconds: float | None) -> str:
     return "" if seconds is None else f", the oldest for {seconds:.0f} s"
+
+
+def left_words(state: str) -> str:
+    """What the recipients are called whose mail hasn't left, by their campaign's state."""
+    return "not sent" if state.startswith("cancelled") else "to go"
 
 
 def duration(seconds: float) -> str:

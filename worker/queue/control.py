@@ -36,6 +36,11 @@ BY_HAND = "by an operator"
 logger = logging.getLogger(__name__)
 
 
+def state_words(control: str) -> str:
+    """For people: what mail:control says of a campaign, `paused:REASON` or `cancelled:REASON`."""
+    return control.replace(":", ": ", 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What is to be done with a job that is wrong in a way in which its whole campaign may be. Neither paused nor to

@@ -12,7 +12,7 @@ from worker.base import keys
 from worker.base.redis_client import script
 from worker.mail.pacing import Limit, seconds_to_send
 from worker.queue.bullmq_view import BullView, look
-from worker.queue.control import BY_HAND
+from worker.queue.control import BY_HAND, state_words
 from worker.queue.processes import SILENT_AFTER_SECONDS, Process, read_line, this_month
 from worker.watching.host import Host
 
@@ -44,11 +44,6 @@ class CampaignCounts:
     def done(self) -> int:
         """Recipients to whom nothing more goes."""
         return self.sent + self.failed + self.given_up
-
-    @property
-    def left_words(self) -> str:
-        """What `to_go` is called."""
-        return "not sent" if self.state.startswith("cancelled") else "to go"
 
     @property
     def to_go(self) -> int:
@@ -265,7 +260,7 @@ def price(commands: int) -> float:
 
 def _campaign(row: list[Any]) -> CampaignCounts:
     *counts, state = row
-    return CampaignCounts(*counts, state.replace(":", ": ", 1))  # type: ignore[call-arg]  # as lua/status.lua has them
+    return CampaignCounts(*counts, state_words(state))  # type: ignore[call-arg]  # as lua/status.lua has them
 
 
 def _account(name: str, limits: Sequence[Limit], found: dict[str, Any]) -> AccountStatus:
