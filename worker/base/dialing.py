@@ -27,7 +27,7 @@ async def dial(host: str, port: int, seconds: float) -> socket.socket:
         OSError: no address answered so; TimeoutError, which is one, if none answered within `seconds`.
     """
     async with asyncio.timeout(seconds):
-        infos = await asyncio.to_thread(_addresses, host, port)
+        infos = _literal(host, port) or await asyncio.to_thread(_addresses, host, port)
         connected: socket.socket | None
         connected, _, errors = await staggered_race([partial(_connect, info) for info in infos], ATTEMPT_DELAY_SECONDS)
     if connected is None:
@@ -36,13 +36,20 @@ async def dial(host: str, port: int, seconds: float) -> socket.socket:
 
 
 async def _connect(info: _AddressInfo) -> socket.socket:
-    family, kind, protocol, _, (host, port, *rest) = info
-    if any(rest[1:]):
-        host = f"{host}%{rest[1]}"  # uvloop looks it up once more, and by its scope alone is a link's own address one.
-    connecting = socket.socket(family, kind, protocol)
+    loop, writable = asyncio.get_running_loop(), asyncio.Event()
+    connecting = socket.socket(*info[:3])
     try:
         connecting.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connecting, (host.encode(), port, *rest))
+        # Not by the loop: uvloop's sock_connect looks the address up once more, for which it starts four threads.
+        if (code := connecting.connect_ex(info[4])) == errno.EINPROGRESS:
+            loop.add_writer(connecting, writable.set)
+            try:
+                await writable.wait()
+            finally:
+                loop.remove_writer(connecting)
+            code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
     except BaseException:
         connecting.close()
         raise
@@ -77,11 +84,22 @@ def dial_blocking(host: str, port: int, seconds: float) -> socket.socket:
     raise problem
 
 
-def _addresses(host: str, port: int) -> list[_AddressInfo]:
-    # As bytes, here and above, a host needs no codec, which with its tables takes 300 kB of each process.
-    name = host.encode() if host.isascii() else host
+def _literal(host: str, port: int) -> list[_AddressInfo]:
+    """An address needs no resolver, nor a thread for it, of which a process keeps each: 50 kB."""
     try:
-        return _interleaved(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+        return socket.getaddrinfo(_name(host), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return []
+
+
+def _name(host: str) -> bytes | str:
+    """As bytes a host needs no codec, which with its tables takes 300 kB of each process."""
+    return host.encode() if host.isascii() else host
+
+
+def _addresses(host: str, port: int) -> list[_AddressInfo]:
+    try:
+        return _interleaved(socket.getaddrinfo(_name(host), port, type=socket.SOCK_STREAM))
     except UnicodeError as error:
         # A label that is too long, or has letters that no name may have.
         raise OSError(str(error)) from None

@@ -94,6 +94,7 @@ class Login:
         self._credential = credential
         self._tls = ssl.create_default_context()
         self._helo_name = server.helo_name
+        self._naming = asyncio.Lock()
 
     async def __call__(self) -> SmtpSession:
         """A new connection.
@@ -136,12 +137,14 @@ class Login:
         )
 
     async def _name(self, connected: socket.socket) -> str:
-        if not self._helo_name:
-            name = ""
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(NAME_SECONDS):
-                    name = await asyncio.to_thread(full_host_name)
-            self._helo_name = name or address_literal(connected)
+        # Once, not for each of the connections that a process opens at its start.
+        async with self._naming:
+            if not self._helo_name:
+                name = ""
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(NAME_SECONDS):
+                        name = await asyncio.to_thread(full_host_name)
+                self._helo_name = name or address_literal(connected)
         return self._helo_name
 
     async def _greet(self) -> aiosmtplib.SMTP:
