@@ -14,6 +14,7 @@ import httpcore
 import idna.uts46data
 
 import worker.cli
+import worker.commands
 import worker.operating.healthy
 import worker.base.logs
 import worker.sending.process

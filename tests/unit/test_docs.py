@@ -44,7 +44,7 @@ def test_make_verbs_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_commands_of_the_worker_exist(page: Path) -> None:
-    source = (CHECKOUT / "worker/cli.py").read_text(encoding="utf-8")
+    source = (CHECKOUT / "worker/commands.py").read_text(encoding="utf-8")
     commands = set(re.findall(r'add(?:_campaign_command)?\(\s*"([a-z-]+)"', source))
     for command in re.findall(r"`mail-worker ([a-z-]+)", page.read_text(encoding="utf-8")):
         assert command in commands

@@ -33,7 +33,7 @@ SPEAKING = re.compile(
 
 #: Of these, only what they raise, log or print as an error is one. The rest is what stands behind each `#`.
 ANSWERING = re.compile(
-    r"""worker/cli\.py | roles/worker/files/mail_worker_release/__main__\.py # help, and results
+    r"""worker/commands\.py | roles/worker/files/mail_worker_release/__main__\.py # help, and results
     | worker/operating/(?!checks\.).*\.py # what commands answer
     | worker/watching/metrics\.py # what each metric is
     | worker/mail/(names|outcomes|text)\.py # fields, which docs/jobs.md has; servers' words; elements of HTML
