@@ -9,6 +9,7 @@ from uuid import uuid4
 import redis
 import uvloop
 
+from worker.base.allocator import give_memory_back
 from worker.base.fence import Fence
 from worker.base.redis_client import CountingRedis, connect, connect_async, explain
 from worker.base.settings import Settings
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 def run_worker(settings: Settings) -> None:
     """Sends mails until SIGTERM or SIGINT, then finishes those that it has begun and gives the others back."""
+    give_memory_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))
 

@@ -237,7 +237,7 @@ class Login:
 
 def full_host_name() -> str:
     """The host's name with its domain, as far as the host or DNS knows one; otherwise an empty string."""
-    return next((name for name in (socket.gethostname(), socket.getfqdn()) if _FULL_NAME.fullmatch(name)), "")
+    return next((name for ask in (socket.gethostname, socket.getfqdn) if _FULL_NAME.fullmatch(name := ask())), "")
 
 
 def address_literal(connected: socket.socket) -> str:
