@@ -1,5 +1,6 @@
 #!/usr/bin/python
-"""Writes several files in one go: on a small host, each task costs seconds."""
+"""What runs on the host for the action plugin of this name, which hands it over. Run as Ansible runs modules, it would
+take a small host a second and a half more, each time, to compile ansible.module_utils."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ short_description: Writes several of root's files in one go
 description:
   - What ansible.builtin.template does for one file, and ansible.builtin.file for one link, for several ones. The
     contents come from the lookup of the template module's name.
+  - The host needs its own Python, and nothing of Ansible's.
   - Directories that aren't there yet are made. Of the files that need a validation, none is written unless all pass.
 options:
   files:
@@ -69,52 +71,92 @@ replaced:
 """
 
 import base64  # noqa: E402
+import json  # noqa: E402
 import os  # noqa: E402
+import shlex  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+TYPE_CHECKING = False  # to import typing takes a small host a while
+if TYPE_CHECKING:
+    from typing import Any
 
 
-class _Module(AnsibleModule):  # type: ignore[misc]
-    def _log_invocation(self) -> None:
-        """Keeps the files' contents out of the host's journal."""
+class RefusedError(Exception):
+    """Nothing is written, or no more; in a sentence."""
 
 
-def _wanted(content: str, encoding: str) -> bytes:
-    return base64.b64decode(content) if encoding == "base64" else content.encode(errors="surrogateescape")
+class _File:
+    """What is to stand in a file."""
 
+    def __init__(self, given: dict[str, str | None]) -> None:
+        content = given["content"] or ""
+        in_base64 = given.get("encoding") == "base64"
+        self.path = Path(given["path"] or "")
+        self.content = base64.b64decode(content) if in_base64 else content.encode(errors="surrogateescape")
+        self.mode = int(given.get("mode") or "0644", 8)
+        self.validate = given.get("validate")
+        self.before = None if self.path.is_symlink() or not self.path.exists() else self.path.read_bytes()
 
-def _current(path: Path) -> bytes | None:
-    """What stands in a file of that name; a link is nothing that stays."""
-    if path.is_symlink() or not path.exists():
-        return None
-    return path.read_bytes()
+    def ask_its_owner(self) -> None:
+        """Asks the file's owner's parser.
 
+        Raises:
+            RefusedError: it doesn't take it.
+        """
+        if not self.validate:
+            return
+        with tempfile.NamedTemporaryFile() as candidate:
+            candidate.write(self.content)
+            candidate.flush()
+            words = _run(shlex.split(self.validate % candidate.name))
+        if words:
+            raise RefusedError(f"{self.path} isn't written, because {self.validate % self.path} refused it: {words}")
 
-def _candidate(module: AnsibleModule, path: Path, content: bytes, mode: int, validate: str | None) -> str:
-    """A temporary file with the content, once its owner's parser has taken it."""
-    directory: str = module.tmpdir
-    handle, name = tempfile.mkstemp(dir=directory)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    Path(name).chmod(mode)
-    if validate:
-        code, out, err = module.run_command(validate % name)
-        if code != 0:
-            module.fail_json(msg=f"{path} isn't written, because {validate % path} refused it: {(err or out).strip()}")
-    return name
+    def write(self) -> None:
+        """In one step: readers find the old one or the new one."""
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # No program reads files of such a name.
+        handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".new", dir=self.path.parent)
+        new = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(self.content)
+            new.chmod(self.mode)
+            new.replace(self.path)
+        except BaseException:
+            new.unlink()
+            raise
+
+    def set_rights(self, *, check: bool) -> bool:
+        """Root's, with its mode; returns whether they were others."""
+        if not self.path.exists():
+            return False
+        found = self.path.stat()
+        if (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (self.mode, 0, 0):
+            return False
+        if not check:
+            os.chown(self.path, 0, 0)
+            self.path.chmod(self.mode)
+        return True
 
 
 def _target(path: Path) -> Path | None:
     return path.readlink() if path.is_symlink() else None
 
 
-def _make_link(module: AnsibleModule, path: Path, target: Path) -> None:
-    """In one step: readers find the old one or the new one."""
+def _run(command: list[str]) -> str:
+    """What a command says that fails; else nothing."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    return "" if done.returncode == 0 else (done.stderr or done.stdout).strip() or f"exit code {done.returncode}"
+
+
+def _make_link(path: Path, target: Path) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if not (path.parent / target).exists():
-        module.fail_json(msg=f"{path} isn't made a link to {target}, because that doesn't exist.")
+        raise RefusedError(f"{path} isn't made a link to {target}, because that doesn't exist.")
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         new = Path(directory) / path.name
         new.symlink_to(target)
@@ -126,65 +168,44 @@ def _difference(path: Path, before: bytes, after: bytes) -> dict[str, str]:
     return {**texts, "before_header": str(path), "after_header": str(path)}
 
 
-def main() -> None:
-    """Runs as a module."""
-    suboptions = {
-        "path": {"type": "path", "required": True},
-        "content": {"type": "str"},
-        "link": {"type": "str"},
-        "encoding": {"type": "str", "choices": ["utf-8", "base64"], "default": "utf-8"},
-        "mode": {"type": "str", "default": "0644"},
-        "validate": {"type": "str"},
-    }
-    module = _Module(
-        argument_spec={
-            "files": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": suboptions,
-                "mutually_exclusive": [("content", "link")],
-                "required_one_of": [("content", "link")],
-            },
-            "before": {"type": "str"},
-        },
-        supports_check_mode=True,
-    )
-    os.umask(0o022)
-    files = [
-        (Path(each["path"]), _wanted(each["content"], each["encoding"]), int(each["mode"], 8), each["validate"])
-        for each in module.params["files"]
-        if each["link"] is None
-    ]
-    links = [(Path(each["path"]), Path(each["link"])) for each in module.params["files"] if each["link"] is not None]
-    current = {path: _current(path) for path, *_ in files}
-    written = [file for file in files if current[file[0]] != file[1]]
+def change(given: dict[str, Any]) -> dict[str, Any]:
+    """Does what the task says, or with `check` nothing; returns its result.
+
+    Raises:
+        RefusedError, OSError: it can't.
+    """
+    files = [_File(each) for each in given["files"] if each.get("link") is None]
+    links = [(Path(each["path"]), Path(each["link"])) for each in given["files"] if each.get("link") is not None]
+    written = [file for file in files if file.before != file.content]
     linked = [(path, _target(path), target) for path, target in links if _target(path) != target]
-    changed = bool(written or linked)
-    if not module.check_mode:
-        candidates = [(_candidate(module, *file), file[0]) for file in written]
-        if module.params["before"] and changed:
-            code, out, err = module.run_command(["bash", "-c", module.params["before"]])
-            if code != 0:
-                module.fail_json(msg=f"Nothing is written, because what must run before failed: {(err or out).strip()}")
-        for name, path in candidates:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            module.atomic_move(name, str(path))
+    if not given["check"]:
+        for file in written:
+            file.ask_its_owner()
+        if given.get("before") and (written or linked) and (words := _run(["bash", "-c", given["before"]])):
+            raise RefusedError(f"Nothing is written, because what must run before failed: {words}")
+        for file in written:
+            file.write()
         for path, _, target in linked:
-            _make_link(module, path, target)
-    for path, _, mode, _ in files:
-        if path.exists():
-            changed = module.set_mode_if_different(str(path), mode, changed)
-            changed = module.set_owner_if_different(str(path), "root", changed)
-            changed = module.set_group_if_different(str(path), "root", changed)
-    differences = [_difference(path, current[path] or b"", wanted) for path, wanted, *_ in written]
+            _make_link(path, target)
+    others = [file.set_rights(check=given["check"]) for file in files]
+    differences = [_difference(file.path, file.before or b"", file.content) for file in written]
     differences += [_difference(path, bytes(before or b""), bytes(target)) for path, before, target in linked]
-    module.exit_json(
-        changed=changed,
-        written=[str(path) for path, *_ in written],
-        replaced=[str(path) for path, *_ in written if current[path] is not None],
-        diff=differences if module._diff else [],
-    )
+    return {
+        "changed": bool(written or linked) or any(others),
+        "written": [str(file.path) for file in written],
+        "replaced": [str(file.path) for file in written if file.before is not None],
+        "diff": differences if given["diff"] else [],
+    }
+
+
+def main() -> None:
+    """Reads the task as JSON, and prints its result."""
+    os.umask(0o022)
+    try:
+        result = change(json.load(sys.stdin))
+    except (RefusedError, OSError) as error:
+        result = {"failed": True, "msg": str(error)}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ def test_it_holds_the_roles_and_what_they_need(tarball: set[str]) -> None:
     assert {name.split("/")[1] for name in tarball if name.startswith("roles/")} == ROLES
     assert {name for name in tarball if name.startswith(("meta/", "plugins/"))} == {
         "meta/runtime.yml",
+        "plugins/action/host_files.py",
         "plugins/modules/host_files.py",
     }
     assert {name.rpartition(".")[2] for name in tarball if name.startswith("docs/")} == {"md"}

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it gives its files to
 
 
 def _run(files: list[dict[str, str]], *, check: bool = False, diff: bool = False) -> dict[str, Any]:
-    """As Ansible runs it on a host."""
-    arguments = {"ANSIBLE_MODULE_ARGS": {"files": files, "_ansible_check_mode": check, "_ansible_diff": diff}}
+    """As the action plugin runs it on a host."""
+    arguments = {"files": files, "check": check, "diff": diff}
     done = subprocess.run(
         [sys.executable, CHECKOUT / "plugins/modules/host_files.py"],
         input=json.dumps(arguments),

@@ -43,7 +43,7 @@ class ActionModule(ActionBase):
         copied = answer["rc"] == _OTHER_COMMAND
         if copied:
             file = {"path": given["command"], "content": given["packed"], "encoding": "base64", "mode": "0755"}
-            written = self._execute_module("host_files", {"files": [file]}, task_vars=task_vars)
+            written = self._host_files([file], task_vars)
             if written.get("failed"):
                 return {**result, "rc": 1, "stdout_lines": [], "stderr_lines": [], "msg": written["msg"]}
             answer = self._say(command)
@@ -51,6 +51,21 @@ class ActionModule(ActionBase):
         if answer["rc"] and not given["take_over"] and is_dead(held.removeprefix(_HELD), who):
             answer = self._say([*command, f"--take-over={held.removeprefix(_HELD)}"])
         return {**result, **answer, "who": who, "run": run, "copied": copied}
+
+    def _host_files(self, files: list[dict[str, str]], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        task = self._task.copy()
+        task.args = {"files": files}
+        action = self._shared_loader_obj.action_loader.get(
+            "host_files",
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        written: dict[str, Any] = action.run(task_vars=task_vars)
+        return written
 
     def _say(self, command: list[str]) -> dict[str, Any]:
         """Without a module, which costs a small host as much as the command; by standard input, for the secrets."""
