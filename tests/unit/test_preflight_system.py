@@ -1,6 +1,6 @@
 """What the preflight says about the host itself."""
 
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -13,6 +13,25 @@ SYSTEMS = {"Debian": ["12", "13"], "Ubuntu": ["24.04", "26.04"]}
 @pytest.fixture(scope="module")
 def plugin() -> ModuleType:
     return load_action_plugin("preflight", "probe_system")
+
+
+@pytest.mark.parametrize(
+    ("release", "name", "version"),
+    [
+        ('ID=debian\nVERSION_ID="13"\nNAME="Debian GNU/Linux"\n', "Debian", "13"),
+        ('ID=ubuntu\nVERSION_ID="24.04"\n', "Ubuntu", "24.04"),
+        ("ID=debian\nVERSION_CODENAME=forky\n# no number yet\n", "Debian", "forky"),
+        ('ID=linuxmint\nNAME="Linux Mint"\nVERSION_ID=22\n', "Linux Mint", "22"),
+        ("", "an unknown system", ""),
+    ],
+)
+def test_what_the_system_calls_itself(release: str, name: str, version: str) -> None:
+    uname = SimpleNamespace(machine="aarch64", nodename="mail1.example.com")
+    facts = system.facts(release, uname, (3, 13, 5, "final", 0), "container-other", has_apparmor=True)
+    assert (facts["distribution"], facts["distribution_version"]) == (name, version)
+    assert (facts["architecture"], facts["hostname"], facts["nodename"]) == ("aarch64", "mail1", "mail1.example.com")
+    assert (facts["python_version"], facts["virtualization_type"]) == ("3.13.5", "container")
+    assert facts["apparmor"] == {"status": "enabled"}
 
 
 @pytest.mark.parametrize(("name", "version"), [("Debian", "12"), ("Debian", "13"), ("Ubuntu", "26.04")])

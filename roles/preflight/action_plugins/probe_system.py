@@ -14,8 +14,11 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Adds the verdict about the clock."""
         result: dict[str, Any] = super().run(tmp, task_vars)
+        become = self._connection.become
+        # Where Ansible knows none, it has just become root without one.
+        asks = become is not None and bool(become.get_option("become_pass", playcontext=self._play_context))
         before = time.time()
-        result.update(self._execute_module(task_vars=task_vars))
+        result.update(self._execute_module(module_args={**self._task.args, "sudo_asks": asks}, task_vars=task_vars))
         after = time.time()
         if "time" in result:
             given = self._task.args

@@ -2,7 +2,39 @@
 
 from __future__ import annotations
 
+import shlex
+from typing import Any
+
 from .verdict import Verdict, failure, listed, ok
+
+#: As the module setup calls them; other systems are called what they call themselves.
+_DISTRIBUTIONS = {"debian": "Debian", "ubuntu": "Ubuntu"}
+
+
+def facts(
+    os_release: str, uname: Any, python: tuple[Any, ...], virtualization: str, *, has_apparmor: bool
+) -> dict[str, Any]:
+    """The host's facts, named as the module setup names them.
+
+    Args:
+        os_release: /etc/os-release (https://www.freedesktop.org/software/systemd/man/latest/os-release.html).
+        uname: what os.uname() returns.
+        python: as sys.version_info.
+        virtualization: what systemd-detect-virt says.
+    """
+    release = dict(word.split("=", 1) for word in shlex.split(os_release, comments=True) if "=" in word)
+    name = release.get("ID", "")
+    return {
+        "architecture": uname.machine,
+        "apparmor": {"status": "enabled" if has_apparmor else "disabled"},
+        "distribution": _DISTRIBUTIONS.get(name) or release.get("NAME") or name or "an unknown system",
+        # One that isn't released has no number.
+        "distribution_version": release.get("VERSION_ID") or release.get("VERSION_CODENAME") or "",
+        "hostname": uname.nodename.split(".")[0],
+        "nodename": uname.nodename,
+        "python_version": ".".join(map(str, python[:3])),
+        "virtualization_type": "container" if virtualization == "container-other" else virtualization,
+    }
 
 
 def system_verdict(host: str, name: str, version: str, systems: dict[str, list[str]]) -> Verdict:
