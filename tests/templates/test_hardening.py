@@ -221,8 +221,8 @@ def test_tmpfiles_sets_the_rights(rendered: Path, tmp_path: Path) -> None:
 
 
 def test_systemd_takes_aides_units(rendered: Path, tmp_path: Path) -> None:
-    units = [rendered / "mail-worker-aide.service", rendered / "mail-worker-aide.timer"]
-    expect_systemd_takes(units, "/usr/bin/aide", tmp_path)
+    units = [rendered / f"mail-worker-aide{name}" for name in (".service", ".timer", "-renew.service", "-renew.timer")]
+    expect_systemd_takes(units, "/usr/local/sbin/mail-worker-aide", tmp_path)
 
 
 def test_the_journal_stays_and_dumps_dont(rendered: Path) -> None:
