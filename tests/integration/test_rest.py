@@ -185,8 +185,8 @@ def test_a_worker_that_dies_with_the_first_mail_after_a_rest_is_noticed_as_soon(
     services.control("smtp", "stop")
     try:
         programs.run("enqueue", str(tmp_path / "jobs.jsonl"))
-        wait_until(lambda: any("Connect call failed" in worker.text() for worker in workers))
-        [victim] = [worker for worker in workers if "Connect call failed" in worker.text()]
+        wait_until(lambda: any("Connection refused" in worker.text() for worker in workers))
+        [victim] = [worker for worker in workers if "Connection refused" in worker.text()]
         victim.kill()
     finally:
         services.control("smtp", "start")
